@@ -1,0 +1,1 @@
+"""The shell: it owns every socket, clock and third-party client, and asks `policies` what to do."""
