@@ -61,7 +61,11 @@ class Principal(Struct, frozen=True):
 
 
 class InferenceRequest(Struct, frozen=True):
-    """The few facts read from a body; `members` are its top-level values, byte for byte."""
+    """The few facts read from a body; `members` are its top-level values, byte for byte.
+
+    `size`: bytes of the body; `text_bytes`: bytes of prompt and tools without inlined media; `media`: inlined or linked
+    images, sounds and files; `max_tokens`: the caller's bound on output, for one choice.
+    """
 
     api: API
     model: str
@@ -70,6 +74,8 @@ class InferenceRequest(Struct, frozen=True):
     max_tokens: int | None
     choices: int
     size: int
+    text_bytes: int
+    media: int
     modalities: frozenset[str]
     members: dict[str, Raw]
 
@@ -127,12 +133,21 @@ class Model(Struct, frozen=True):
     deadlines: Deadlines
 
 
+class Estimate(Struct, frozen=True):
+    """What a call will probably use: prompt tokens, output tokens to expect, and output tokens to reserve."""
+
+    prompt_tokens: int
+    output_tokens: int
+    reserved_output: int
+
+
 class Snapshot(Struct, frozen=True):
     """A frozen view of one deployment at one moment.
 
     `queued_tokens`: prompt tokens sent there whose first token has not come. `ttft_fixed`: seconds before prefill
     begins; `prefill_rate`: prompt tokens a second; `token_time`: seconds an output token. `ejected`: the breaker keeps
-    it out; `off`: an operator's fault keeps it out (a refused credential, a retired model), with the reason.
+    it out; `off`: an operator's fault keeps it out (a refused credential, a retired model), with the reason. `lacks`:
+    APIs it has said it does not have.
     """
 
     deployment: Deployment
@@ -143,6 +158,7 @@ class Snapshot(Struct, frozen=True):
     token_time: float
     ejected: bool
     off: str | None
+    lacks: frozenset[API] = frozenset()
 
 
 class Candidate(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""The routes: what can be asked of a gateway, and by whom."""

@@ -1,0 +1,90 @@
+"""The OpenAI routes: hot ones hand over to an Exchange, the model list answers by itself.
+
+Law: a hot route is a typed handler only so that it stands in the OpenAPI page and answers 405; it reads nothing of the
+request and returns the ASGI app that does.
+"""
+
+from typing import Any
+
+from litestar import Router, get, post
+from litestar.connection import Request
+from litestar.response import Response
+from litestar.types import ASGIApp
+
+from gateway.errors import error_body, error_headers
+from gateway.exchange import Exchange, new_request_id
+from gateway.services import Services
+from policies.domain import Model
+from policies.rejections import Reason, Rejection
+
+OWNER = "sluiceway"
+
+
+def inference_router(services: Services) -> Router:
+    """Return the router of `/v1`."""
+
+    @post("/chat/completions", summary="Chat completion", status_code=200)
+    async def chat() -> ASGIApp:
+        """Answer a chat, plain or as server-sent events."""
+        return Exchange(services, "chat")
+
+    @post("/completions", summary="Text completion", status_code=200)
+    async def completions() -> ASGIApp:
+        """Complete a text, plain or as server-sent events."""
+        return Exchange(services, "completions")
+
+    @post("/embeddings", summary="Embeddings", status_code=200)
+    async def embeddings() -> ASGIApp:
+        """Embed texts."""
+        return Exchange(services, "embeddings")
+
+    @get("/models", summary="List models")
+    async def models(request: Request[Any, Any, Any]) -> Response[Any]:
+        """List the models that the calling key may use."""
+        refused = await _refused(services, request)
+        if refused is not None:
+            return refused
+        data = [_entry(model) for model in services.catalog.models]
+        return Response({"object": "list", "data": data})
+
+    @get("/models/{model_id:path}", summary="Describe a model")
+    async def model(request: Request[Any, Any, Any], model_id: str) -> Response[Any]:
+        """Describe one model; its id may hold slashes."""
+        refused = await _refused(services, request)
+        if refused is not None:
+            return refused
+        name = model_id.removeprefix("/")
+        found = services.catalog.find(name)
+        if found is None:
+            rejection = Rejection(Reason.MODEL_NOT_FOUND, f"The model {name[:128]!r} does not exist.", param="model")
+            return _rejected(rejection)
+        return Response(_entry(found))
+
+    return Router("/v1", route_handlers=[chat, completions, embeddings, models, model], tags=["OpenAI API"])
+
+
+async def _refused(services: Services, request: Request[Any, Any, Any]) -> Response[Any] | None:
+    headers = list(request.scope["headers"])
+    who = services.identities.cached(headers) or await services.identities.identify(headers)
+    return _rejected(who) if isinstance(who, Rejection) else None
+
+
+def _rejected(rejection: Rejection) -> Response[Any]:
+    request_id = new_request_id()
+    headers = {name.decode(): value.decode() for name, value in error_headers(rejection)}
+    headers["x-request-id"] = request_id
+    return Response(
+        error_body(rejection, request_id),
+        status_code=rejection.shape.status,
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+def _entry(model: Model) -> dict[str, Any]:
+    """Describe a model as OpenAI does, and its largest context window as vLLM does."""
+    windows = [deployment.context_window for deployment in model.deployments if deployment.context_window is not None]
+    entry: dict[str, Any] = {"id": model.name, "object": "model", "created": 0, "owned_by": OWNER}
+    if windows:
+        entry["max_model_len"] = max(windows)
+    return entry

@@ -1,0 +1,33 @@
+"""What an operator's machinery asks, on an address apart from the callers': liveness, readiness, metrics.
+
+Law: answers at once from memory; liveness says only that the loop turns, readiness that calls would be taken.
+"""
+
+from collections.abc import Callable
+
+from litestar import Litestar, get
+from litestar.response import Response
+
+from gateway.metrics import Metrics
+
+
+def operations_app(metrics: Metrics, ready: Callable[[], str | None]) -> Litestar:
+    """Return the app; `ready` says why not, or None."""
+
+    @get("/livez", sync_to_thread=False)
+    def livez() -> str:
+        """Say that the process lives."""
+        return "ok"
+
+    @get("/readyz", sync_to_thread=False)
+    def readyz() -> Response[str]:
+        """Say whether calls are taken, and if not, why."""
+        why = ready()
+        return Response("ok" if why is None else why, status_code=200 if why is None else 503)
+
+    @get("/metrics", sync_to_thread=False)
+    def scrape() -> Response[bytes]:
+        """Return the metrics in Prometheus' text format."""
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return Litestar([livez, readyz, scrape], openapi_config=None, logging_config=None)

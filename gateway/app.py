@@ -1,0 +1,118 @@
+"""The composition root: the parts of one gateway, made in order and given back in reverse.
+
+Law: the only place that knows how the parts are made; everything below takes them as arguments.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import structlog
+from litestar import Litestar
+from litestar.openapi import OpenAPIConfig
+
+from gateway import clock
+from gateway.api.admin import ERROR_ANSWERS, admin_router
+from gateway.api.inference import inference_router
+from gateway.config.settings import Backend, Settings
+from gateway.identity.directory import Directory
+from gateway.identity.identify import Identities
+from gateway.ledger import Ledger
+from gateway.metrics import Metrics
+from gateway.services import Services
+from gateway.store.door import Store
+from gateway.telemetry import Telemetry
+from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.fleet import Fleet
+from gateway.upstream.listing import USUAL_PORTS, Listed, engine_at, models_of
+
+log = structlog.get_logger("sluiceway.app")
+
+RESCAN = 30.0
+"""Seconds between looks at what the backends list."""
+
+VERSION = version("sluiceway")
+
+
+class Gateway:
+    """One gateway. `discover`: local engines on their usual ports are backends too."""
+
+    def __init__(self, settings: Settings, store: Store, admin_key: str, *, discover: bool) -> None:
+        self.settings = settings
+        self.store = store
+        instance = clock.token_hex(6)
+        self.directory = Directory(store)
+        self.ledger = Ledger(store, instance)
+        fleet = Fleet()
+        for backend in settings.backends:
+            fleet.add(backend)
+        metrics = Metrics()
+        self.services = Services(
+            settings=settings,
+            identities=Identities(self.directory, settings.plans, settings.organizations),
+            ledger=self.ledger,
+            fleet=fleet,
+            catalog=Catalog(settings.models or ()),
+            metrics=metrics,
+            telemetry=Telemetry(
+                settings.telemetry.otlp_endpoint, settings.telemetry.sample, version=VERSION, instance=instance
+            ),
+        )
+        self._admin_key = admin_key
+        self._discover = discover
+        self._rescan: asyncio.Task[None] | None = None
+        metrics.gauge("sluiceway_open_calls", "Calls under way.", lambda: self.services.intake.open_calls)
+        metrics.gauge("sluiceway_body_bytes", "Bytes of bodies held.", lambda: self.services.intake.buffered)
+        metrics.gauge("sluiceway_store_round_trips", "Store round trips since start.", lambda: store.round_trips)
+        metrics.gauge("sluiceway_open_reservations", "Unsettled calls.", lambda: self.ledger.open_reservations)
+        metrics.gauge("sluiceway_models", "Models served.", lambda: len(self.services.catalog.models))
+
+    async def start(self) -> None:
+        """Join the store and look at the backends. Raises StoreDown."""
+        await self.ledger.start()
+        if self.settings.models is None:
+            await self.scan()
+            self._rescan = clock.spawn(self._keep_scanning(), "rescan-backends")
+
+    async def scan(self) -> None:
+        """Look for local engines and for what every backend lists, and swap the catalog."""
+        fleet = self.services.fleet
+        if self._discover:
+            for found in await asyncio.gather(*(engine_at(port) for port in USUAL_PORTS)):
+                if found is not None and found.name not in fleet.homes:
+                    log.info("found a local engine", backend=found.name, base_url=found.base_url)
+                    fleet.add(found)
+        backends = [home.backend for home in fleet.homes.values()]
+        listings = await asyncio.gather(*(models_of(backend) for backend in backends))
+        self.services.catalog = listed(_known(backends, listings), backends)
+
+    async def _keep_scanning(self) -> None:
+        while True:
+            await asyncio.sleep(RESCAN)
+            try:
+                await self.scan()
+            except Exception:
+                log.exception("the backends could not be scanned; the last catalog stays")
+
+    def app(self) -> Litestar:
+        """Return the app that callers and admins talk to."""
+        admin = admin_router(self.directory, self.ledger, self.settings.plans, self._admin_key)
+        return Litestar(
+            [inference_router(self.services), admin],
+            exception_handlers=ERROR_ANSWERS,
+            response_headers={"x-sluiceway-config": self.settings.digest},
+            logging_config=None,
+            openapi_config=OpenAPIConfig("Sluiceway", VERSION, description="One endpoint for all models."),
+        )
+
+    async def close(self) -> None:
+        """Settle everything, send the last spans, close every connection; call it when no call is left."""
+        if self._rescan is not None:
+            self._rescan.cancel()
+        await self.ledger.close()
+        await self.services.fleet.close()
+        await self.services.telemetry.close()
+
+
+def _known(backends: Sequence[Backend], listings: Sequence[list[Listed] | None]) -> dict[str, list[Listed]]:
+    return {backend.name: found for backend, found in zip(backends, listings, strict=True) if found is not None}

@@ -1,0 +1,131 @@
+"""The attempts of one call: its route's deployments, tried until one has answered.
+
+Law: `policies.retries` says what comes next, the relay does it, and every attempt gives back its load and says what it
+learned, whatever ended it. `relay` is the attempt that serves: None while none does, and after one that failed unseen.
+"""
+
+from gateway import clock
+from gateway.errors import error_body
+from gateway.relay import Relay
+from gateway.reply import Reply
+from gateway.services import Services
+from gateway.telemetry import Attributes, Span, finish, propagate, usage_attributes
+from gateway.upstream.attempt import Attempt, AttemptFailed
+from policies.domain import Candidate, Estimate, InferenceRequest, Route
+from policies.failures import Failure, FailureKind
+from policies.rejections import Reason, Rejection
+from policies.retries import next_attempt, verdict
+from policies.rewrite import rewrite
+from policies.sse import error_event
+
+CALLER_LEFT = "caller_left"
+
+
+class Attempts:
+    """The attempts of one call by the key `key`."""
+
+    def __init__(
+        self, services: Services, request: InferenceRequest, estimate: Estimate, reply: Reply, *, key: str, call: Span
+    ) -> None:
+        self.relay: Relay | None = None
+        self._services = services
+        self._request = request
+        self._estimate = estimate
+        self._key = key
+        self._reply = reply
+        self._call = call
+
+    async def run(self, planned: Route, begun_at: float) -> Rejection | None:
+        """Answer the caller from the first deployment that can; a Rejection where none could.
+
+        `begun_at`: when the call began, monotonic seconds.
+        """
+        budget = self._services.budget(planned.model.name, begun_at)
+        budget.call()
+        deadline = begun_at + planned.model.deadlines.total
+        tried: list[tuple[Candidate, Failure]] = []
+        candidate: Candidate | None = planned.order[0]
+        failed: AttemptFailed | None = None
+        while candidate is not None:
+            failed = await self._attempt(candidate, len(tried) + 1, deadline)
+            if failed is None:
+                return None
+            tried.append((candidate, failed.failure))
+            now = clock.monotonic()
+            candidate = next_attempt(planned, tried, deadline - now, budget, now)
+        if failed is not None and failed.passed is not None and failed.failure.meaning.passes:
+            await self._reply.whole(failed.passed.status, failed.passed.content_type, failed.passed.body)
+            return None
+        return verdict(tried, deadline - clock.monotonic())
+
+    async def _attempt(self, candidate: Candidate, number: int, deadline: float) -> AttemptFailed | None:
+        """Try one deployment; None once the caller has an answer, whole or cut."""
+        fleet, request, deployment = self._services.fleet, self._request, candidate.deployment
+        home, live = fleet.homes[deployment.backend], fleet.live(deployment)
+        self._reply.backend, self._reply.attempts = deployment.backend, number
+        base_url = home.backend.base_url
+        span = self._services.telemetry.attempt_span(self._call, request.api, candidate, number, base_url)
+        headers = {"x-request-id": self._reply.request_id, **propagate(span)}
+        attempt = Attempt(home, live, candidate, self._estimate.prompt_tokens)
+        self._services.metrics.in_flight.labels(deployment.backend).inc()
+        relay = self.relay = Relay(attempt, request, self._reply, deadline)
+        failure: Failure | None = None
+        outcome = CALLER_LEFT
+        try:
+            await relay.run(rewrite(request, deployment, home.dialect), headers)
+            failure = relay.cut
+            outcome = "ok" if failure is None else failure.kind.value
+            if failure is not None:
+                await self._tell_cut(failure)
+        except AttemptFailed as failed:
+            self.relay = None
+            failure = failed.failure
+            outcome = failure.kind.value
+            return failed
+        else:
+            return None
+        finally:
+            attempt.close()
+            self._services.metrics.in_flight.labels(deployment.backend).dec()
+            self._learn(attempt, relay, failure, outcome)
+            attributes: Attributes = usage_attributes(relay.usage) if relay.usage is not None else {}
+            attributes["sluiceway.outcome"] = outcome
+            finish(span, attributes, status=attempt.status or None, error=None if outcome == "ok" else outcome)
+
+    def _learn(self, attempt: Attempt, relay: Relay, failure: Failure | None, outcome: str) -> None:
+        """Take from an attempt what it says about its deployment and about calls like this one."""
+        live, metrics = attempt.live, self._services.metrics
+        backend = live.deployment.backend
+        metrics.attempts.labels(backend, outcome).inc()
+        if relay.malformed:
+            metrics.malformed.inc(relay.malformed)
+        if attempt.first_at and relay.events:
+            metrics.ttft.labels(backend).observe(attempt.first_at - attempt.sent_at)
+        if failure is not None:
+            live.failed(failure, self._request.api, clock.monotonic())
+            return
+        if outcome == CALLER_LEFT:
+            live.breaker.abandoned()
+            return
+        live.answered()
+        told = relay.usage
+        if told is not None:
+            attempt.finished(told.completion_tokens)
+            self._services.estimates.learn(
+                self._key, self._request, told.prompt_tokens, told.completion_tokens, relay.events
+            )
+
+    async def _tell_cut(self, failure: Failure) -> None:
+        """End a committed answer that failed so that it cannot be taken for a whole one."""
+        self._services.metrics.cut.labels(failure.kind.value).inc()
+        if not self._request.stream:
+            return  # without its last bytes, which is an error to every HTTP client
+        if failure.kind is FailureKind.ERROR_EVENT:
+            await self._reply.body(b"", more=False)  # the upstream's own error event has just been passed on
+            return
+        message = f"The answer broke off ({failure.kind.value}); what came before is incomplete."
+        await self.break_off(Rejection(Reason.UPSTREAM_FAILED, message))
+
+    async def break_off(self, rejection: Rejection) -> None:
+        """End a committed stream with an error event."""
+        await self._reply.body(error_event(error_body(rejection, self._reply.request_id)), more=False)

@@ -1,0 +1,45 @@
+"""The command `sluiceway`: a table of subcommands, each in a module of its own.
+
+Law: `--help` and `--version` import no subcommand. A module is imported when its command runs, and exposes `command`.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("gateway.cli.check", "Tell everything that is wrong with a configuration file."),
+    "serve": ("gateway.cli.serve", "Run the gateway."),
+    "demo": ("gateway.cli.demo", "Show the gateway at work on a simulated fleet."),
+    "keys": ("gateway.cli.keys", "Create, list and revoke keys."),
+    "usage": ("gateway.cli.usage", "Tell what organizations, teams and keys have used."),
+}
+"""Each subcommand: its module, and what it does in one line."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands' names and lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the subcommands' names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import and return one subcommand, None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """Write the subcommands from the table, where click would import each."""
+        rows: Sequence[tuple[str, str]] = [(name, line) for name, (_, line) in COMMANDS.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(package_name="sluiceway", prog_name="sluiceway")
+def main() -> None:
+    """One OpenAI-compatible endpoint for all of an organization's models."""

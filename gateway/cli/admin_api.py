@@ -1,0 +1,143 @@
+"""What the commands that administer a gateway share: the admin API over HTTP, its options, its errors.
+
+Law: a command knows nothing but this API; whatever goes wrong is one line that says what to do, and exit code 1.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import httpx
+import msgspec
+
+DEFAULT_URL = "http://127.0.0.1:8600"
+DEFAULT_KEY_FILE = Path("data/admin.key")
+"""Where `serve` without a file puts the admin key it makes."""
+
+TIMEOUT = 10.0
+"""Seconds to wait for an answer."""
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _ErrorBody(msgspec.Struct):
+    message: str
+
+
+class _ErrorAnswer(msgspec.Struct):
+    error: _ErrorBody
+
+
+class AdminApi:
+    """A gateway's admin API. Every call raises `click.ClickException` with one line for the user."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url.rstrip("/")
+        self._key = key
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        answer: type[T],
+        *,
+        params: Mapping[str, str | None] | None = None,
+        body: object = None,
+    ) -> T:
+        """Call `path` under `/admin/v1`; return its JSON as `answer`. Params that are None are left out."""
+        content = self._call(method, path, params, body)
+        try:
+            return msgspec.json.decode(content, type=answer)
+        except msgspec.DecodeError as error:
+            raise self._stranger(f"an answer that makes no sense ({error})") from error
+
+    def tell(self, method: str, path: str) -> None:
+        """Call `path` for its effect."""
+        self._call(method, path, None, None)
+
+    def _call(self, method: str, path: str, params: Mapping[str, str | None] | None, body: object) -> bytes:
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        headers = {"authorization": f"Bearer {self._key}"}
+        try:
+            response = httpx.request(
+                method, f"{self._url}/admin/v1{path}", params=given, json=body, headers=headers, timeout=TIMEOUT
+            )
+        except httpx.ConnectError as error:
+            raise click.ClickException(
+                f"nothing answers at {self._url} ({error}). Is `sluiceway serve` running there? Else give --url."
+            ) from error
+        except httpx.TimeoutException as error:
+            raise click.ClickException(f"{self._url} did not answer within {TIMEOUT:.0f} s. Try again.") from error
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
+            raise click.ClickException(
+                f"{self._url!r} is no address ({error}). Give --url as {DEFAULT_URL}."
+            ) from error
+        except httpx.HTTPError as error:
+            raise click.ClickException(f"the call to {self._url} broke off ({error}). Try again.") from error
+        if response.is_success:
+            return response.content
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> click.ClickException:
+        try:
+            message = msgspec.json.decode(response.content, type=_ErrorAnswer).error.message
+        except msgspec.DecodeError:
+            return self._stranger(f"{response.status_code} without an error of ours")
+        if response.status_code == 401:
+            message = (
+                f"{self._url} refused the admin key. Put the one it was started with into SLUICEWAY_ADMIN_KEY, "
+                f"or its file's path into --admin-key-file."
+            )
+        return click.ClickException(" ".join(message.split()))
+
+    def _stranger(self, answer: str) -> click.ClickException:
+        return click.ClickException(f"{self._url} gave {answer}. Is it a Sluiceway gateway? Check --url.")
+
+
+def admin_options(command: Command) -> Command:
+    """Add `--url`, `--admin-key-file` and `--json` to a command, which gets `url`, `admin_key_file` and `as_json`."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
+        click.option(
+            "--admin-key-file",
+            type=click.Path(path_type=Path),
+            help=f"File with the admin key. Default: SLUICEWAY_ADMIN_KEY, else {DEFAULT_KEY_FILE}.",
+        ),
+        click.option(
+            "--url", envvar="SLUICEWAY_URL", default=DEFAULT_URL, show_default=True, help="The gateway's address."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def connect(url: str, admin_key_file: Path | None) -> AdminApi:
+    """Open the admin API with the key from the file named, else from the environment, else from the usual place."""
+    return AdminApi(url, _admin_key(admin_key_file))
+
+
+def _admin_key(named: Path | None) -> str:
+    source, text = _key_text(named)
+    key = text.strip()
+    if not re.fullmatch(r"[!-~]+", key):
+        raise click.ClickException(f"{source} holds no admin key: one line of printable ASCII is expected.")
+    return key
+
+
+def _key_text(named: Path | None) -> tuple[str, str]:
+    """Return where the key comes from, in words, and the text there. An option that was given is never passed over."""
+    from_environment = os.environ.get("SLUICEWAY_ADMIN_KEY")
+    if named is None and from_environment:
+        return "SLUICEWAY_ADMIN_KEY", from_environment
+    path = named or DEFAULT_KEY_FILE
+    try:
+        return str(path), path.read_text("utf-8")
+    except FileNotFoundError as error:
+        advice = "Set SLUICEWAY_ADMIN_KEY, or give --admin-key-file; `sluiceway serve` prints where its key is."
+        raise click.ClickException(f"no admin key: {path} does not exist. {advice}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"cannot read the admin key from {path}: {error}") from error

@@ -1,0 +1,85 @@
+"""`sluiceway serve`: run the gateway until it is told to stop."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import structlog
+import uvloop
+
+from gateway import server
+from gateway.config.loading import builtin, load
+from gateway.config.mistakes import ConfigError
+from gateway.config.settings import Settings
+from gateway.store.door import StoreDown
+from gateway.store.embedded import DataDirLocked
+
+NOTHING = """\
+Nothing to serve: no backend is configured and no local engine answers on its usual port.
+Do one of these:
+  - set NVIDIA_API_KEY to use the hosted NVIDIA endpoint;
+  - start an engine (vLLM on 8000, SGLang on 30000, llama.cpp on 8080, LM Studio on 1234);
+  - write a file that names your backends and pass it with --config."""
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="The configuration file; without one: see README.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=Path("data"), help="Where the embedded store lives."
+)
+def command(config: Path | None, data_dir: Path) -> None:
+    """Run the gateway until SIGTERM or SIGINT."""
+    _log_to_stderr()
+    settings = _settings(config, data_dir)
+    try:
+        uvloop.run(_serve(settings, discover=config is None))
+    except server.NothingToServeError:
+        _fail(NOTHING)
+    except (OSError, StoreDown, DataDirLocked) as error:
+        _fail(f"sluiceway cannot start: {error}")
+
+
+def _settings(config: Path | None, data_dir: Path) -> Settings:
+    if config is None:
+        return builtin(os.environ, data_dir)
+    try:
+        return load(config, os.environ)
+    except ConfigError as error:
+        _fail("\n".join(map(str, error.mistakes)))
+    except OSError as error:
+        _fail(f"{config} cannot be read: {error.strerror}")
+
+
+async def _serve(settings: Settings, *, discover: bool) -> None:
+    asked = server.on_signal()
+    running = await server.start(settings, discover=discover)
+    services = running.gateway.services
+    click.echo(f"Sluiceway listens on {running.url} (operations: {running.operations_url})")
+    click.echo(f"  backends: {', '.join(services.fleet.homes) or 'none'}")
+    click.echo(f"  models:   {', '.join(model.name for model in services.catalog.models[:12]) or 'none listed yet'}")
+    if settings.admin_key is None:
+        click.echo(f"  admin key: {server.admin_key_path(settings.store.data_dir)}")
+    sys.stdout.flush()
+    await asked.wait()
+    await running.stop()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    processors: list[structlog.types.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(),
+    ]
+    structlog.configure(processors=processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    raise SystemExit(2)

@@ -1,0 +1,149 @@
+"""What the file's settings mean together: names that refer to each other, and settings that contradict each other.
+
+Law: no silent no-op. A reference to nothing, a name taken twice, a fallback that leads nowhere new, a plan that counts
+nothing: each is a mistake. What could not be read is not judged again.
+"""
+
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
+
+from gateway.config.lists import Item
+from gateway.config.mistakes import At, shown
+from gateway.config.reading import keys_of, nearest
+from gateway.config.schema import FileRow, ModelRow, PlanRow, TeamRow
+from gateway.config.settings import STANDARD
+
+Tell = Callable[[At, str, str], None]
+
+
+def check(file: FileRow, tell: Tell) -> None:
+    """Tell every mistake that takes more than one setting to see."""
+    _addresses(file, tell)
+    _limits(file, tell)
+    _backends(file, tell)
+    models = file.models or {}
+    for model in models.values():
+        _deployments(file, model, tell)
+    taken = model_names(models)
+    _names(models, taken, tell)
+    _fallbacks(models, taken, tell)
+    for plan in file.plans.values():
+        _plan(plan, tell)
+    _plan_references(file, tell)
+
+
+def model_names(models: dict[str, ModelRow]) -> dict[str, str]:
+    """Return every name and alias with the name of its model; the first to take a name keeps it."""
+    taken = {name: name for name in models}
+    for name, model in models.items():
+        for alias in model.aliases:
+            taken.setdefault(alias.name, name)
+    return taken
+
+
+def _addresses(file: FileRow, tell: Tell) -> None:
+    """Tell a port that callers and operations would share."""
+    unsure = "port" in file.listen.wrong or "port" in file.operations.wrong or {"listen", "operations"} & file.wrong
+    if not unsure and file.listen.port == file.operations.port:
+        at = file.operations.spot("port") if file.operations.given("port") else file.listen.spot("port")
+        tell(at, f"port {file.listen.port} is both the callers' and the operations' port", "choose another port")
+
+
+def _limits(file: FileRow, tell: Tell) -> None:
+    """Tell a body limit beyond the room for all bodies."""
+    limits = file.limits
+    if not limits.wrong & {"body", "buffered_total"} and limits.body > limits.buffered_total:
+        at = limits.spot("body") if limits.given("body") else limits.spot("buffered_total")
+        tell(at, "one body may be larger than all bodies together (buffered_total)", "make buffered_total the larger")
+
+
+def _backends(file: FileRow, tell: Tell) -> None:
+    """Tell a hosted backend without a key: it would serve nobody."""
+    for backend in file.backends.values():
+        if backend.kind == "nvidia" and "api_key" not in backend.lines:
+            tell(
+                backend.spot("api_key"),
+                "is missing: the hosted endpoint wants one",
+                'add `api_key: "${NVIDIA_API_KEY}"`',
+            )
+
+
+def _deployments(file: FileRow, model: ModelRow, tell: Tell) -> None:
+    """Tell deployments on backends that are not there, and those given twice in one model."""
+    lines: dict[tuple[str, str], int] = {}
+    for row in model.deployments:
+        if row.backend and row.backend not in file.backends and "backends" not in file.wrong:
+            tell(row.spot("backend"), f"{shown(row.backend)} is not a backend", nearest(row.backend, file.backends))
+        place = row.backend, row.model
+        if all(place) and place in lines:
+            tell(row.at, f"is the same deployment as the one on line {lines[place]}", "remove one of them")
+        lines.setdefault(place, row.at.line)
+
+
+def _names(models: dict[str, ModelRow], taken: dict[str, str], tell: Tell) -> None:
+    """Tell names that two models would answer to."""
+    for name, model in models.items():
+        own: set[str] = set()
+        for alias in model.aliases:
+            owner = taken[alias.name]
+            if alias.name in models:
+                tell(alias.at, f"{shown(alias.name)} is the name of a model", "remove it, or choose another alias")
+            elif owner != name or alias.name in own:
+                tell(alias.at, f"{shown(alias.name)} is already an alias of {shown(owner)}", "keep one of them")
+            own.add(alias.name)
+
+
+def _fallbacks(models: dict[str, ModelRow], taken: dict[str, str], tell: Tell) -> None:
+    """Tell fallbacks that are no other model, and those that never come to an end."""
+    edges: dict[str, dict[str, Item]] = {name: {} for name in models}
+    for name, model in models.items():
+        for item in model.fallbacks:
+            target = taken.get(item.name)
+            if target is None:
+                tell(item.at, f"{shown(item.name)} is not a model", nearest(item.name, taken))
+            elif target == name:
+                tell(item.at, "is a fallback of the model to itself", "name another model, or remove it")
+            elif target in edges[name]:
+                tell(item.at, f"{shown(item.name)} is given twice", "keep one of them")
+            else:
+                edges[name][target] = item
+    for path, item in _cycles(edges):
+        tell(item.at, f"fallbacks go round: {' -> '.join(path)}", "remove one of these fallbacks")
+
+
+def _cycles(edges: dict[str, dict[str, Item]]) -> Iterator[tuple[list[str], Item]]:
+    """Yield each cycle with the fallback that closes it, the last in the file; `edges` loses that fallback."""
+    order = {name: index for index, name in enumerate(edges)}
+    while True:
+        try:
+            TopologicalSorter(edges).prepare()
+        except CycleError as error:
+            # graphlib tells a cycle against the direction of its edges, the first name again at the end.
+            cycle: list[str] = error.args[1][:0:-1]
+            start = cycle.index(max(cycle, key=order.__getitem__))
+            path = cycle[start + 1 :] + cycle[: start + 1]
+            yield [*path, path[0]], edges[path[-1]].pop(path[0])
+        else:
+            return
+
+
+def _plan(plan: PlanRow, tell: Tell) -> None:
+    """Tell a plan that counts nothing, and buckets that hold more than their limits."""
+    if not plan.wrong and not plan.lines.keys() & keys_of(PlanRow).keys():
+        tell(plan.at, "has no meters, so it limits nothing", f"add one of {', '.join(keys_of(PlanRow))}")
+    for meter in (plan.requests_per_minute, plan.tokens_per_minute):
+        if meter is None or meter.wrong or meter.burst is None or "limit" not in meter.lines:
+            continue
+        if meter.burst > meter.limit:
+            message = f"{meter.burst:,} is more than the limit of {meter.limit:,}"
+            tell(meter.spot("burst"), message, "write at most the limit, or remove burst")
+
+
+def _plan_references(file: FileRow, tell: Tell) -> None:
+    """Tell organizations and teams whose plan is not there."""
+    plans = {STANDARD.name, *file.plans}
+    for organization in file.organizations.values():
+        rows: tuple[TeamRow, ...] = (organization, *organization.teams.values())
+        for row in rows:
+            if row.plan is not None and row.plan not in plans and "plans" not in file.wrong:
+                tell(row.spot("plan"), f"{shown(row.plan)} is not a plan", nearest(row.plan, sorted(plans)))

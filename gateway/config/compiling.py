@@ -1,0 +1,114 @@
+"""From the file's rows to the run-time settings.
+
+Law: rows come here only when nothing is wrong with them, so nothing is checked and nothing can fail. Every default that
+depends on another setting is applied here, and names become the things they name.
+"""
+
+from pathlib import Path
+
+from gateway.config.checks import model_names
+from gateway.config.schema import DeploymentRow, FileRow, ListenRow, PlanRow
+from gateway.config.settings import (
+    MINUTE_US,
+    STANDARD,
+    Backend,
+    Limits,
+    Listen,
+    Organization,
+    Settings,
+    StoreSettings,
+    Telemetry,
+    default_price,
+)
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+
+DEFAULT_DATA_DIR = Path("data")
+"""Where a file without `store.data_dir` keeps its data, beside the file."""
+
+
+def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
+    """Return the settings of a faultless file; `folder` is the file's own."""
+    plans = {STANDARD.name: STANDARD} | {name: _plan(name, row) for name, row in file.plans.items()}
+    taken = model_names(file.models or {})
+    return Settings(
+        listen=_listen(file.listen),
+        operations=_listen(file.operations),
+        admin_key=file.admin_key,
+        store=StoreSettings(url=file.store.url, data_dir=file.store.data_dir or folder / DEFAULT_DATA_DIR),
+        limits=Limits(
+            body=file.limits.body,
+            buffered_total=file.limits.buffered_total,
+            open_calls=file.limits.open_calls,
+            body_deadline=file.limits.body_deadline,
+        ),
+        backends=tuple(
+            Backend(name=name, kind=row.kind, base_url=row.base_url, api_key=row.api_key)
+            for name, row in file.backends.items()
+        ),
+        models=None if file.models is None else tuple(_model(name, file, taken) for name in file.models),
+        plans=plans,
+        organizations={
+            name: Organization(
+                plan=_carried(row.plan, plans),
+                teams={team: _carried(team_row.plan, plans) for team, team_row in row.teams.items()},
+            )
+            for name, row in file.organizations.items()
+        },
+        telemetry=Telemetry(otlp_endpoint=file.telemetry.otlp_endpoint, sample=file.telemetry.sample),
+        digest=digest,
+    )
+
+
+def _listen(row: ListenRow) -> Listen:
+    """Return an address to listen on."""
+    return Listen(host=row.host, port=row.port)
+
+
+def _carried(name: str | None, plans: dict[str, Plan]) -> Plan | None:
+    """Return the plan of a level, None where it has none."""
+    return None if name is None else plans[name]
+
+
+def _plan(name: str, row: PlanRow) -> Plan:
+    """Return a plan with its meters in the order of `MeterKind`."""
+    meters = []
+    for kind, rate in (
+        (MeterKind.REQUESTS_PER_MINUTE, row.requests_per_minute),
+        (MeterKind.TOKENS_PER_MINUTE, row.tokens_per_minute),
+    ):
+        if rate is not None:
+            burst = rate.limit if rate.burst is None else rate.burst
+            meters.append(Meter(kind, limit=rate.limit, burst=burst, period_us=MINUTE_US))
+    slots = row.concurrent_requests
+    if slots is not None:
+        meters.append(Meter(MeterKind.CONCURRENT_REQUESTS, limit=slots, burst=slots, period_us=0))
+    return Plan(name=name, meters=tuple(meters))
+
+
+def _model(name: str, file: FileRow, taken: dict[str, str]) -> Model:
+    """Return one model; its fallbacks go by their models' own names."""
+    row = (file.models or {})[name]
+    return Model(
+        name=name,
+        aliases=tuple(alias.name for alias in row.aliases),
+        deployments=tuple(_deployment(one, file.backends[one.backend].kind) for one in row.deployments),
+        fallbacks=tuple(taken[fallback.name] for fallback in row.fallbacks),
+        routing=RoutingTerms(
+            ttft_target=row.routing.ttft_target,
+            value_of_time=row.routing.value_of_time,
+            max_attempts=row.routing.max_attempts,
+        ),
+        deadlines=Deadlines(total=row.deadlines.total),
+    )
+
+
+def _deployment(row: DeploymentRow, kind: str) -> Deployment:
+    """Return one deployment; unpriced it costs nothing on own machines, and who knows what elsewhere."""
+    return Deployment(
+        backend=row.backend,
+        kind=kind,
+        model=row.model,
+        context_window=row.context_window,
+        modalities=frozenset(item.name for item in row.modalities or ()) or frozenset({"text"}),
+        price=default_price(kind) if row.price is None else Price(input=row.price.input, output=row.price.output),
+    )

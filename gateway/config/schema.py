@@ -1,0 +1,209 @@
+"""The file's format: one Row per kind of mapping, one annotated field per key.
+
+Law: this page is the reference of what a file may say; what a key means alone stands here, what keys mean together in
+`checks.py`. Defaults are the fields' own. Money is already in whole units: pico-dollars a token, nano-dollars a second.
+"""
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import yaml
+from msgspec import field
+
+from gateway.config import amounts, values
+from gateway.config.lists import NAME, PLAIN_NAME, Item, each, named, names, section, words
+from gateway.config.mistakes import At
+from gateway.config.reading import Key, Reading, Row
+from gateway.config.settings import KINDS, MINUTE_US, Limits
+from policies.domain import Deadlines, RoutingTerms
+
+MODALITIES = ("text", "image", "audio", "file")
+"""What a message can be made of."""
+
+MOST = 2**53 - 1
+"""The largest number that the ledger keeps exactly."""
+
+_DAY = "86400"
+_BYTES = 1 << 40
+_RATE = values.whole(1, MOST // MINUTE_US, "a whole number, as far as the ledger counts exactly,")
+_PRICE = values.usd(amounts.pico_dollars, 10_000, "per million tokens")
+
+
+class ListenRow(Row, frozen=True, kw_only=True):
+    """`listen`: the callers' address."""
+
+    NOUN: ClassVar[str] = "a listen address"
+
+    host: Annotated[str, Key(values.host)] = "127.0.0.1"
+    port: Annotated[int, Key(values.whole(1, 65535, "a port"))] = 8600
+
+
+class OperationsRow(ListenRow, frozen=True, kw_only=True):
+    """`operations`: the address of probes and metrics."""
+
+    port: Annotated[int, Key(values.whole(1, 65535, "a port"))] = 8601
+
+
+class StoreRow(Row, frozen=True, kw_only=True):
+    """`store`."""
+
+    NOUN: ClassVar[str] = "the store"
+
+    url: Annotated[str, Key(values.store_url)] = "embedded"
+    data_dir: Annotated[Path | None, Key(values.path)] = None
+    when_down: Annotated[str, Key(values.when_down)] = "deny"
+
+
+class LimitsRow(Row, frozen=True, kw_only=True):
+    """`limits`: bytes, calls and seconds."""
+
+    NOUN: ClassVar[str] = "limits"
+
+    body: Annotated[int, Key(values.size(_BYTES))] = Limits().body
+    buffered_total: Annotated[int, Key(values.size(_BYTES))] = Limits().buffered_total
+    open_calls: Annotated[int, Key(values.whole(1, 1_000_000, "calls"))] = Limits().open_calls
+    body_deadline: Annotated[float, Key(values.decimal("0.1", _DAY, "seconds"))] = Limits().body_deadline
+
+
+class BackendRow(Row, frozen=True, kw_only=True):
+    """One of `backends`."""
+
+    NOUN: ClassVar[str] = "a backend"
+
+    kind: Annotated[str, Key(values.one_of(KINDS), f"say which engine it is: {', '.join(KINDS)}")] = ""
+    base_url: Annotated[str, Key(values.web_url, "add the engine's URL, such as http://127.0.0.1:8000/v1")] = ""
+    api_key: Annotated[str | None, Key(values.secret)] = None
+
+
+class PriceRow(Row, frozen=True, kw_only=True):
+    """A deployment's `price`: USD per million tokens in the file, pico-dollars a token here."""
+
+    NOUN: ClassVar[str] = "a price"
+
+    input: Annotated[int, Key(_PRICE, "add the price of input tokens")] = 0
+    output: Annotated[int, Key(_PRICE, "add the price of output tokens")] = 0
+
+
+class DeploymentRow(Row, frozen=True, kw_only=True):
+    """One of a model's `deployments`."""
+
+    NOUN: ClassVar[str] = "a deployment"
+
+    backend: Annotated[str, Key(values.text, "name one of `backends`")] = ""
+    model: Annotated[str, Key(values.text, "add the name by which the backend knows the model")] = ""
+    context_window: Annotated[int | None, Key(values.whole(1, MOST, "tokens"))] = None
+    modalities: Annotated[
+        tuple[Item, ...] | None, Key(words(values.one_of(MODALITIES), "add text, or remove the line"))
+    ] = None
+    price: Annotated[PriceRow | None, Key(section(PriceRow))] = None
+
+
+class RoutingRow(Row, frozen=True, kw_only=True):
+    """A model's `routing`: seconds, nano-dollars a second, deployments tried."""
+
+    NOUN: ClassVar[str] = "routing"
+
+    ttft_target: Annotated[float | None, Key(values.decimal("0.001", _DAY, "seconds"))] = None
+    value_of_time: Annotated[int, Key(values.usd(amounts.nano_dollars, 1000, "a second"))] = (
+        RoutingTerms().value_of_time
+    )
+    max_attempts: Annotated[int, Key(values.whole(1, 10, "attempts"))] = RoutingTerms().max_attempts
+
+
+class DeadlinesRow(Row, frozen=True, kw_only=True):
+    """A model's `deadlines`: seconds."""
+
+    NOUN: ClassVar[str] = "deadlines"
+
+    total: Annotated[float, Key(values.decimal("1", _DAY, "seconds"))] = Deadlines().total
+
+
+_SOME_DEPLOYMENT = "add at least one `{backend: NAME, model: NAME}`"
+
+
+class ModelRow(Row, frozen=True, kw_only=True):
+    """One of `models`."""
+
+    NOUN: ClassVar[str] = "a model"
+
+    deployments: Annotated[tuple[DeploymentRow, ...], Key(each(DeploymentRow, _SOME_DEPLOYMENT), _SOME_DEPLOYMENT)] = ()
+    aliases: Annotated[tuple[Item, ...], Key(names(NAME))] = ()
+    fallbacks: Annotated[tuple[Item, ...], Key(names(NAME))] = ()
+    routing: Annotated[RoutingRow, Key(section(RoutingRow))] = field(default_factory=RoutingRow)
+    deadlines: Annotated[DeadlinesRow, Key(section(DeadlinesRow))] = field(default_factory=DeadlinesRow)
+
+
+class MeterRow(Row, frozen=True, kw_only=True):
+    """A per-minute meter of a plan; without a `burst` its bucket holds the whole limit."""
+
+    NOUN: ClassVar[str] = "a meter"
+
+    limit: Annotated[int, Key(_RATE, "add the limit a minute")] = 0
+    burst: Annotated[int | None, Key(_RATE)] = None
+
+
+def _meter(reading: Reading, node: yaml.Node, at: At) -> MeterRow:
+    """Read a meter: `600`, or `{limit: 600, burst: 50}`."""
+    if isinstance(node, yaml.MappingNode):
+        return reading.row(MeterRow, node, at)
+    return MeterRow(at=at, limit=_RATE(reading, node, at))
+
+
+class PlanRow(Row, frozen=True, kw_only=True):
+    """One of `plans`."""
+
+    NOUN: ClassVar[str] = "a plan"
+
+    requests_per_minute: Annotated[MeterRow | None, Key(_meter)] = None
+    tokens_per_minute: Annotated[MeterRow | None, Key(_meter)] = None
+    concurrent_requests: Annotated[int | None, Key(values.whole(1, MOST, "slots"))] = None
+
+
+class TeamRow(Row, frozen=True, kw_only=True):
+    """One of an organization's `teams`."""
+
+    NOUN: ClassVar[str] = "a team"
+
+    plan: Annotated[str | None, Key(values.text)] = None
+
+
+class OrganizationRow(TeamRow, frozen=True, kw_only=True):
+    """One of `organizations`."""
+
+    NOUN: ClassVar[str] = "an organization"
+
+    teams: Annotated[dict[str, TeamRow], Key(named(TeamRow, PLAIN_NAME))] = field(default_factory=dict)
+
+
+class TelemetryRow(Row, frozen=True, kw_only=True):
+    """`telemetry`."""
+
+    NOUN: ClassVar[str] = "telemetry"
+
+    otlp_endpoint: Annotated[str | None, Key(values.web_url)] = None
+    sample: Annotated[float, Key(values.decimal("0", "1", "a share"))] = 1.0
+
+
+_SOME_BACKEND = "add at least one `NAME: {kind: KIND, base_url: URL}`"
+_SOME_MODEL = "add a model, or remove the line to serve every model that the backends list"
+
+
+class FileRow(Row, frozen=True, kw_only=True):
+    """The whole file."""
+
+    NOUN: ClassVar[str] = "the file"
+
+    listen: Annotated[ListenRow, Key(section(ListenRow))] = field(default_factory=ListenRow)
+    operations: Annotated[OperationsRow, Key(section(OperationsRow))] = field(default_factory=OperationsRow)
+    admin_key: Annotated[str | None, Key(values.secret)] = None
+    store: Annotated[StoreRow, Key(section(StoreRow))] = field(default_factory=StoreRow)
+    limits: Annotated[LimitsRow, Key(section(LimitsRow))] = field(default_factory=LimitsRow)
+    backends: Annotated[dict[str, BackendRow], Key(named(BackendRow, NAME, _SOME_BACKEND), _SOME_BACKEND)] = field(
+        default_factory=dict
+    )
+    models: Annotated[dict[str, ModelRow] | None, Key(named(ModelRow, NAME, _SOME_MODEL))] = None
+    plans: Annotated[dict[str, PlanRow], Key(named(PlanRow, PLAIN_NAME))] = field(default_factory=dict)
+    organizations: Annotated[dict[str, OrganizationRow], Key(named(OrganizationRow, PLAIN_NAME))] = field(
+        default_factory=dict
+    )
+    telemetry: Annotated[TelemetryRow, Key(section(TelemetryRow))] = field(default_factory=TelemetryRow)

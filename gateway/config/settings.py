@@ -1,0 +1,125 @@
+"""What the gateway runs on: the file, compiled.
+
+Law: frozen values, swapped whole, free of the file's spelling. Credentials are in here and nowhere in a `repr`: a log,
+a traceback or a rich table shows `***` in their place.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from msgspec import Struct
+
+from policies.domain import Meter, MeterKind, Model, Plan, Price
+
+KINDS = ("openai", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "transformers")
+"""The engines a backend can be."""
+
+HOSTED = ("openai", "nvidia")
+"""The kinds that somebody is paid for: without a price in the file theirs is unknown."""
+
+MINUTE_US = 60_000_000
+"""The period of a per-minute meter, in microseconds of the store's clock."""
+
+STANDARD = Plan(
+    name="standard",
+    meters=(
+        Meter(MeterKind.REQUESTS_PER_MINUTE, limit=600, burst=600, period_us=MINUTE_US),
+        Meter(MeterKind.TOKENS_PER_MINUTE, limit=400_000, burst=400_000, period_us=MINUTE_US),
+        Meter(MeterKind.CONCURRENT_REQUESTS, limit=32, burst=32, period_us=0),
+    ),
+)
+"""The plan that is always there; a file may define its own under the same name."""
+
+
+def default_price(kind: str) -> Price | None:
+    """Return the price of an unpriced deployment of `kind`: nothing on own machines, unknown where hosted."""
+    return None if kind in HOSTED else Price(0, 0)
+
+
+class Discreet(Struct, frozen=True):
+    """A value whose `SECRETS` are never printed."""
+
+    SECRETS: ClassVar[frozenset[str]] = frozenset()
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fields for printing, with `***` for what is secret."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return [(name, "***" if name in self.SECRETS and value else value) for name, value in values.items()]
+
+    def __repr__(self) -> str:
+        """Return the value as text, with `***` for what is secret."""
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
+
+
+class Listen(Struct, frozen=True):
+    """One address to listen on."""
+
+    host: str
+    port: int
+
+
+class StoreSettings(Discreet, frozen=True):
+    """Where the ledger lives: `url` is `embedded` or a URL with perhaps a password; `data_dir` holds local files."""
+
+    SECRETS: ClassVar[frozenset[str]] = frozenset({"url"})
+
+    url: str
+    data_dir: Path
+    when_down: Literal["deny"] = "deny"
+
+
+class Limits(Struct, frozen=True):
+    """What one gateway takes on: bytes of one body and of all bodies together, open calls, seconds to send a body."""
+
+    body: int = 32 << 20
+    buffered_total: int = 512 << 20
+    open_calls: int = 20_000
+    body_deadline: float = 30.0
+
+
+class Backend(Discreet, frozen=True):
+    """One place that serves models. `base_url` ends without a slash; `api_key` is its credential, if it wants one."""
+
+    SECRETS: ClassVar[frozenset[str]] = frozenset({"api_key"})
+
+    name: str
+    kind: str
+    base_url: str
+    api_key: str | None = None
+
+
+class Telemetry(Struct, frozen=True):
+    """Where traces go (None: nowhere) and the share of calls that is traced, 0 to 1."""
+
+    otlp_endpoint: str | None = None
+    sample: float = 1.0
+
+
+class Organization(Struct, frozen=True):
+    """The plans that the file gives to an organization and to its teams (None: no plan)."""
+
+    plan: Plan | None
+    teams: dict[str, Plan | None]
+
+
+class Settings(Discreet, frozen=True, kw_only=True):
+    """The whole run-time configuration.
+
+    `admin_key` None: one is made in `store.data_dir`. `models` None: every model that a backend lists is served under
+    its own id. `digest` names the configuration in answers and metrics: 12 hex digits.
+    """
+
+    SECRETS: ClassVar[frozenset[str]] = frozenset({"admin_key"})
+
+    listen: Listen
+    operations: Listen
+    admin_key: str | None
+    store: StoreSettings
+    limits: Limits
+    backends: tuple[Backend, ...]
+    models: tuple[Model, ...] | None
+    plans: dict[str, Plan]
+    organizations: dict[str, Organization]
+    telemetry: Telemetry
+    digest: str

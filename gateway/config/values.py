@@ -1,0 +1,202 @@
+"""How single values are read: words, numbers in a range, addresses, credentials.
+
+Law: a reader returns the value in the unit the gateway works in, or raises MisreadError with what would be right. URLs
+and credentials are never shown in a message, since either may hold a secret.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from decimal import Decimal
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import yaml
+
+from gateway.config import amounts
+from gateway.config.mistakes import At, MisreadError
+from gateway.config.not_yet import NOT_YET_STORES, NOT_YET_WHEN_DOWN
+from gateway.config.reading import Read, Reading
+
+N = TypeVar("N", int, Decimal)
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_DATABASE = re.compile(r"/?[0-9]{0,5}")
+_STORES = "write embedded, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH"
+
+
+def text(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read any text but the empty one."""
+    word = reading.word(node)
+    if not word.text.strip():
+        raise MisreadError("is empty", "give it a value, or remove the line")
+    return word.text
+
+
+def one_of(options: Collection[str]) -> Read[str]:
+    """Read one of a few words."""
+    remedy = f"write one of {', '.join(options)}"
+
+    def read(reading: Reading, node: yaml.Node, _at: At) -> str:
+        word = reading.word(node)
+        if word.text not in options:
+            raise MisreadError(f"{word.shown} is not known here", remedy)
+        return word.text
+
+    return read
+
+
+def whole(low: int, high: int, unit: str = "a whole number") -> Read[int]:
+    """Read a whole number from `low` to `high`; `unit` says in the remedy what it counts."""
+    return _between(amounts.whole, low, high, f"write {unit} from {low:,} to {high:,}")
+
+
+def size(high: int) -> Read[int]:
+    """Read a size of up to `high` bytes."""
+    return _between(amounts.size, 1, high, f"write a size such as 32MiB, 10MB or plain bytes, from 1 to {high:,}")
+
+
+def usd(parse: Callable[[str], int], most: int, unit: str) -> Read[int]:
+    """Read dollars into the whole unit that `parse` makes of them, up to `most` dollars."""
+    return _between(parse, 0, parse(str(most)), f"write USD {unit} from 0 to {most:,}, such as 1.5")
+
+
+def decimal(low: str, high: str, unit: str) -> Read[float]:
+    """Read a decimal number from `low` to `high`."""
+    least, most = Decimal(low), Decimal(high)
+    exact = _between(amounts.decimal, least, most, f"write {unit} from {least:,} to {most:,}")
+
+    def read(reading: Reading, node: yaml.Node, at: At) -> float:
+        return float(exact(reading, node, at))
+
+    return read
+
+
+def _between(parse: Callable[[str], N], low: N, high: N, remedy: str) -> Read[N]:
+    """Read what `parse` understands (ValueError: it does not), from `low` to `high`."""
+
+    def read(reading: Reading, node: yaml.Node, _at: At) -> N:
+        word = reading.word(node)
+        try:
+            amount = parse(word.text)
+        except ValueError as error:
+            raise MisreadError(f"{word.shown} {error}", remedy) from None
+        if not low <= amount <= high:
+            raise MisreadError(f"{word.shown} is out of range", remedy)
+        return amount
+
+    return read
+
+
+def host(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read an IP address or a host name to listen on."""
+    word = reading.word(node)
+    if not _is_host(word.text):
+        raise MisreadError(f"{word.shown} is no address", "write an IP address or a host name, such as 127.0.0.1")
+    return word.text
+
+
+def path(reading: Reading, node: yaml.Node, at: At) -> Path:
+    """Read a path; a relative one starts at the file's folder."""
+    name = text(reading, node, at)
+    if name.startswith("~"):
+        raise MisreadError("begins with ~, which means nothing here", "write ${HOME} in its place")
+    return reading.folder / name
+
+
+def web_url(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read an http or https URL without credentials, query or fragment; trailing slashes are dropped."""
+    word = reading.word(node)
+    parts = _split(word.text)
+    remedy = "write http://HOST:PORT/PATH or https://HOST/PATH"
+    if parts.scheme not in {"http", "https"}:
+        raise MisreadError("does not begin with http:// or https://", remedy)
+    if "@" in parts.netloc:
+        raise MisreadError("holds credentials", "take them out of the URL; a key belongs into `api_key`")
+    if not _is_host(parts.hostname or ""):
+        raise MisreadError("names no valid host", remedy)
+    if "?" in word.text or "#" in word.text:
+        raise MisreadError("has a query or a fragment", "end the URL before ? and #")
+    return word.text.rstrip("/")
+
+
+def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read where the store is: `embedded` or a URL of Redis."""
+    word = reading.word(node)
+    if word.text == "embedded":
+        return word.text
+    parts = _split(word.text)
+    if parts.scheme in NOT_YET_STORES:
+        raise MisreadError(f"{parts.scheme} is not supported by this version", _STORES)
+    if parts.scheme in {"redis", "rediss"}:
+        if not _is_host(parts.hostname or ""):
+            raise MisreadError("names no valid host", _STORES)
+        if not _DATABASE.fullmatch(parts.path):
+            raise MisreadError("has a path that is no database number", _STORES)
+    elif parts.scheme != "unix":
+        raise MisreadError("is no store", _STORES)
+    elif not parts.path.strip("/"):
+        raise MisreadError("names no socket", _STORES)
+    return word.text
+
+
+def when_down(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read what happens when the store is gone."""
+    word = reading.word(node)
+    if word.text in NOT_YET_WHEN_DOWN:
+        message = f"{word.shown} is not enforced by this version"
+        raise MisreadError(message, "remove the line; `deny` is what this version does")
+    if word.text != "deny":
+        raise MisreadError(f"{word.shown} is not known here", "write deny, or remove the line")
+    return word.text
+
+
+def secret(reading: Reading, node: yaml.Node, at: At) -> str:
+    """Read a credential: text, mostly a `${VAR}`, or `{file: PATH}`, whose content is stripped."""
+    remedy = 'write "${VAR}" or {file: PATH}'
+    if isinstance(node, yaml.MappingNode):
+        if [key.value for key, _ in node.value] != ["file"]:
+            raise MisreadError("is a mapping without the one key `file`", remedy)
+        value = _file_content(path(reading, node.value[0][1], at))
+    else:
+        value = reading.word(node).text
+    if not value:
+        raise MisreadError("is empty", remedy)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise MisreadError("holds what no credential may: a space, a line break or a letter outside ASCII", remedy)
+    return value
+
+
+def _file_content(source: Path) -> str:
+    """Return the stripped text of a secret's file. Raises MisreadError when it cannot be read."""
+    try:
+        return source.read_text("utf-8").strip()
+    except OSError as error:
+        message = f"its file {source} cannot be read: {error.strerror}"
+    except UnicodeDecodeError:
+        message = f"its file {source} is not UTF-8 text"
+    raise MisreadError(message, "name a readable file that holds the credential alone")
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL. Raises MisreadError when it is none, or its port is no port."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = None, 0
+    if parts is None or port == 0 or " " in url:
+        raise MisreadError("is not a valid URL", "write SCHEME://HOST:PORT/PATH, with a port from 1 to 65535")
+    return parts
+
+
+def _is_host(name: str) -> bool:
+    """Say whether `name` is an IP address or looks like a host's name."""
+    if _HOST.fullmatch(name):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,104 @@
+"""The whole show: a gateway over simulated backends, the tour, and then staying up for whoever watches.
+
+Law: whatever ends it (the end of the tour, Ctrl-C, SIGTERM, a failure) stops the gateway and leaves nothing behind.
+The gateway's log is kept to errors: a backend that dies is part of the show.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import structlog
+import uvloop
+from rich.console import Console
+
+from gateway import clock
+from gateway.config.settings import Settings
+from gateway.demo.board import Board
+from gateway.demo.caller import TIMEOUT
+from gateway.demo.cast import GPUS, MODEL
+from gateway.demo.fleet import Fleet
+from gateway.demo.settings import demo_settings
+from gateway.demo.tour import Tour
+from gateway.server import start
+
+INTERRUPTED = 130
+"""The exit code of a show that was ended before its tour was."""
+
+ADDRESS = """
+The gateway stays up at {url} until Ctrl-C. Your key: {key}
+
+  curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+  print(client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}]))
+
+The backends are simulated, and say so; {gpus} were two replicas, of which the tour killed one for good.
+To serve real models, end this, then
+  the hosted NVIDIA endpoint: NVIDIA_API_KEY=nvapi-... sluiceway serve
+  a local engine (vLLM, SGLang, llama.cpp, LM Studio, NIM, transformers) on its usual port: sluiceway serve
+  any other place: sluiceway serve --config FILE, where FILE has
+    backends:
+      gpu-a: {{kind: vllm, base_url: http://10.0.0.5:8000/v1}}
+"""
+
+
+def run(fleet: Fleet, port: int, started: float, *, failover: bool, once: bool, as_json: bool) -> int:
+    """Run the show and return the exit code: 0, 1 where a step failed, 130 when it was ended before its tour was.
+
+    `started` is the time of the monotonic clock at which this process began. Raises `FleetFailed` and `TourBroken`.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    with tempfile.TemporaryDirectory(prefix="sluiceway-demo-") as data_dir:
+        settings = demo_settings(fleet, port, Path(data_dir), failover=failover)
+        return uvloop.run(_until_signalled(_perform(settings, fleet, started, once=once, as_json=as_json)))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
+    task = clock.spawn(work, "demo")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return INTERRUPTED
+
+
+async def _perform(settings: Settings, fleet: Fleet, started: float, *, once: bool, as_json: bool) -> int:
+    console = Console(quiet=as_json)
+    running = await start(settings)
+    try:
+        async with httpx.AsyncClient(base_url=running.url, timeout=TIMEOUT, trust_env=False) as client:
+            tour = Tour(client, running.admin_key, fleet)
+            key = await tour.first_call()
+            first_200 = clock.monotonic() - started
+            with Board(console) as board:
+                report = await tour.run(board, first_200)
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        if not once:
+            _explain(console, running.url, key.key)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+    finally:
+        await running.stop()
+    return 0 if report.ok else 1
+
+
+def _explain(console: Console, url: str, key: str) -> None:
+    gpus = " and ".join(gpu.name for gpu in GPUS)
+    text = ADDRESS.format(url=url, key=key, model=MODEL, gpus=gpus)
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

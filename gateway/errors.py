@@ -1,0 +1,47 @@
+"""The one door out for a no: a Rejection becomes an answer in the API's own error shape.
+
+Law: the shape is that of the OpenAI API, `{"error": {"message", "type", "param", "code"}}` and a `request_id`; nothing
+of an upstream, a credential or a traceback is in it.
+"""
+
+import math
+
+import msgspec
+
+from policies.limits import openai_headers
+from policies.rejections import Rejection
+
+Headers = list[tuple[bytes, bytes]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def error_body(rejection: Rejection, request_id: str) -> bytes:
+    """Return the JSON body that tells `rejection`."""
+    error = {
+        "message": rejection.message,
+        "type": rejection.shape.type,
+        "param": rejection.param,
+        "code": rejection.reason.value,
+    }
+    return _encode({"error": error, "request_id": request_id})
+
+
+def error_headers(rejection: Rejection) -> Headers:
+    """Return the headers that only a refusal has: when to come back, who refused, what is left."""
+    headers = openai_headers(rejection.requests, rejection.tokens)
+    if rejection.retry_after_us is not None:
+        headers += retry_after(rejection.retry_after_us)
+    if rejection.level is not None:
+        headers.append((b"x-sluiceway-level", rejection.level.encode()))
+    if rejection.meter is not None:
+        headers.append((b"x-sluiceway-meter", rejection.meter.encode()))
+    return headers
+
+
+def retry_after(microseconds: int) -> Headers:
+    """Return `retry-after` (whole seconds, rounded up) and `retry-after-ms` (likewise)."""
+    return [
+        (b"retry-after", b"%d" % math.ceil(microseconds / 1_000_000)),
+        (b"retry-after-ms", b"%d" % math.ceil(microseconds / 1_000)),
+    ]

@@ -1,0 +1,48 @@
+"""Asking the store about ids that this gateway has never seen.
+
+Law: however many strangers knock, the store hears at most `RATE` questions a second, and a good key among them is
+still let in: those who wait for the next question go together in one command. A question full of strangers takes no
+more, which bounds the memory.
+"""
+
+import asyncio
+
+from gateway import clock
+from gateway.identity.directory import Directory
+
+RATE = 200
+"""Questions a second. One stranger waits 1/200 s at most for a turn, which nobody notices."""
+
+TOGETHER = 1000
+"""Ids in one question: 200,000 a second, more than a gateway can read requests, in commands of about 20 KB."""
+
+
+class Strangers:
+    """A lane to the store for unknown ids: a token bucket of one question, refilled `RATE` times a second."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._due = 0.0
+        self._gathered: set[str] = set()
+        self._next: asyncio.Task[frozenset[str]] | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the next question has no room left."""
+        return self._next is not None and len(self._gathered) >= TOGETHER
+
+    async def exists(self, key_id: str) -> bool:
+        """Whether `key_id` has a record. Raises `StoreDown`. Ask `full` first."""
+        if self._next is None:
+            self._gathered = set()
+            self._next = clock.spawn(self._ask(self._gathered), "ask about unknown keys")
+        self._gathered.add(key_id)
+        return key_id in await asyncio.shield(self._next)
+
+    async def _ask(self, gathered: set[str]) -> frozenset[str]:
+        now = clock.monotonic()
+        turn = max(self._due, now)
+        self._due = turn + 1 / RATE
+        await asyncio.sleep(turn - now)
+        self._next = None
+        return await self._directory.existing(gathered)

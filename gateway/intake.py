@@ -1,0 +1,89 @@
+"""Take in a call's body, within bounds.
+
+Law: nobody can make the gateway hold more than `limits.buffered_total` bytes of bodies or `limits.open_calls` calls,
+and a body that comes too slowly or grows too large is refused while it comes. What was taken is given back by `leave`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from gateway.config.settings import Limits
+from policies.rejections import Reason, Rejection
+
+Receive = Callable[[], Awaitable[Any]]
+"""ASGI's, untyped: its messages are read member by member."""
+
+_RETRY_US = 1_000_000
+
+
+class CallerLeft(Exception):  # noqa: N818 - an outcome, not a programming error
+    """The caller closed its connection."""
+
+
+class Intake:
+    """The bodies that one gateway is holding."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.open_calls = 0
+        self.buffered = 0
+        self._limits = limits
+
+    def enter(self) -> Rejection | None:
+        """Count a call in; a Rejection when there are too many (then it is not counted)."""
+        if self.open_calls >= self._limits.open_calls:
+            return _overloaded(f"{self.open_calls} calls are open")
+        self.open_calls += 1
+        return None
+
+    def leave(self, held: int) -> None:
+        """Count a call out and give back the `held` bytes of its body."""
+        self.open_calls -= 1
+        self.buffered -= held
+
+    async def body(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes | Rejection:
+        """Return the whole body; its length counts as buffered until `leave`. Raises CallerLeft."""
+        told = next((value for name, value in headers if name == b"content-length"), b"0")
+        refused = self._refuse(int(told) if told.isdigit() else 0)
+        if refused is not None:
+            return refused
+        try:
+            async with asyncio.timeout(self._limits.body_deadline):
+                return await self._collect(receive)
+        except TimeoutError:
+            seconds = self._limits.body_deadline
+            return Rejection(Reason.BODY_TIMEOUT, f"The body did not come within {seconds:g} seconds.")
+
+    async def _collect(self, receive: Receive) -> bytes | Rejection:
+        parts: list[bytes] = []
+        size = 0
+        kept = False
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise CallerLeft
+                part = message.get("body", b"")
+                parts.append(part)
+                size += len(part)
+                self.buffered += len(part)
+                refused = self._refuse(0, held=size)
+                if refused is not None:
+                    return refused
+                if not message.get("more_body", False):
+                    kept = True
+                    return b"".join(parts)
+        finally:
+            if not kept:
+                self.buffered -= size
+
+    def _refuse(self, coming: int, held: int = 0) -> Rejection | None:
+        if max(coming, held) > self._limits.body:
+            return Rejection(Reason.TOO_LARGE, f"The body is larger than {self._limits.body} bytes, the most allowed.")
+        if self.buffered + coming > self._limits.buffered_total:
+            return _overloaded(f"{self.buffered} bytes of bodies are being held")
+        return None
+
+
+def _overloaded(why: str) -> Rejection:
+    return Rejection(Reason.OVERLOADED, f"The gateway is full: {why}; try again.", retry_after_us=_RETRY_US)

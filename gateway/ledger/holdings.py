@@ -1,0 +1,65 @@
+"""What this gateway has open, by organization: the memory behind counts, steps and heartbeats.
+
+Law: a reservation is here from its grant to the answer to its settlement, so that whatever else the store holds under
+this gateway's name is an orphan.
+"""
+
+from gateway import clock
+
+
+class Open:
+    """One open reservation: tokens counted so far (0: never counted) and the last step that grew it."""
+
+    __slots__ = ("counted", "step")
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.step = 0
+
+
+class Holding:
+    """One organization's part.
+
+    `open`: granted and not settled. `settling`: settlements on their way. `unknown`: what the last heartbeat found in
+    the store under this gateway's name and not here. `calls`: each other gateway's last call as the store tells it,
+    and when that value was first seen (monotonic seconds). `touched`: when this gateway last called for it.
+    """
+
+    def __init__(self, organization: str) -> None:
+        self.organization = organization
+        self.open: dict[str, Open] = {}
+        self.settling: set[str] = set()
+        self.unknown: set[str] = set()
+        self.calls: dict[str, tuple[str, float]] = {}
+        self.touched = clock.monotonic()
+
+    @property
+    def known(self) -> int:
+        """How many reservations the store may hold for this gateway."""
+        return len(self.open) + len(self.settling)
+
+    def counts(self) -> dict[str, int]:
+        """Return the tokens counted so far of each reservation that was counted."""
+        return {id_: one.counted for id_, one in self.open.items() if one.counted}
+
+
+class Holdings:
+    """All organizations that this gateway has lately called for."""
+
+    def __init__(self) -> None:
+        self._holdings: dict[str, Holding] = {}
+
+    def get(self, organization: str) -> Holding:
+        """Return an organization's part, made on first use."""
+        holding = self._holdings.get(organization)
+        if holding is None:
+            holding = self._holdings[organization] = Holding(organization)
+        return holding
+
+    def all(self) -> list[Holding]:
+        """Return every part."""
+        return list(self._holdings.values())
+
+    def forget(self, holding: Holding) -> None:
+        """Drop a part in which nothing is open."""
+        del self._holdings[holding.organization]

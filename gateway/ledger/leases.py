@@ -1,0 +1,105 @@
+"""Leases: the heartbeat that keeps this gateway's reservations, heals its orphans, and reaps what a lost one held.
+
+Law: a gateway is lost when its last call, as the store tells it, has not changed for `lost_after` seconds of our own
+clock and of unbroken contact with the store, and is that old by the store's clock too: neither a stopped store, nor a
+clock that jumped, nor our own sleep makes anybody lost. What the store holds under our name and we do not know twice
+in a row is an orphan, and is released.
+"""
+
+import asyncio
+
+from gateway import clock
+from gateway.ledger import wire
+from gateway.ledger.batches import Batches, Contact, Operation
+from gateway.ledger.holdings import Holding, Holdings
+from gateway.ledger.operations import Release
+from gateway.store.door import StoreDown
+
+SECOND_US = 1_000_000
+
+LINGER = 4
+"""Heartbeats go on for this many `lost_after` after the last call for an organization: its slots may all be held by a
+gateway that is lost, and only a heartbeat gives them back."""
+
+
+class Beat(Operation):
+    """One heartbeat for one organization."""
+
+    def __init__(self, holding: Holding, leases: "Leases") -> None:
+        super().__init__(holding.organization)
+        self._holding = holding
+        self._leases = leases
+
+    def body(self, arguments: wire.Arguments) -> wire.Body:
+        """Return what the script reads."""
+        holding, leases = self._holding, self._leases
+        counts = arguments.place(wire.pack_counts(holding.counts()))
+        lost_after_us = round(leases.lost_after * SECOND_US)
+        return (wire.BEAT, counts, holding.known, lost_after_us, leases.suspects(holding))
+
+    def answered(self, answer: wire.Answer) -> None:
+        """Learn who else is there, and what we have forgotten."""
+        self._leases.heard(self._holding, answer)
+
+    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - the next one says more
+        """Do nothing: the next heartbeat comes by itself."""
+        return False
+
+
+class Leases:
+    """The heartbeat of one gateway. `reaped` counts the reservations of lost gateways that it has ended."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        batches: Batches,
+        contact: Contact,
+        release: Release,
+        *,
+        every: float,
+        lost_after: float,
+    ) -> None:
+        self.reaped = 0
+        self.lost_after = lost_after
+        self._holdings = holdings
+        self._batches = batches
+        self._contact = contact
+        self._release = release
+        self._every = every
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            await asyncio.sleep(self._every)
+            self._beat(clock.monotonic())
+
+    def suspects(self, holding: Holding) -> dict[str, str]:
+        """Return the gateways that look lost from here, with the last call that we know of each."""
+        since = self._contact.since
+        if since is None:
+            return {}
+        latest = clock.monotonic() - self.lost_after
+        return {gateway: last for gateway, (last, seen) in holding.calls.items() if max(seen, since) <= latest}
+
+    def heard(self, holding: Holding, answer: wire.Answer) -> None:
+        """Take a heartbeat's answer."""
+        _, calls, ids, reaped, more = answer
+        now = clock.monotonic()
+        before, holding.calls = holding.calls, {}
+        for gateway, last in zip(calls[::2], calls[1::2], strict=True):
+            known = before.get(gateway)
+            holding.calls[gateway] = known if known is not None and known[0] == last else (last, now)
+        unknown = {id_ for id_ in ids if id_ not in holding.open and id_ not in holding.settling}
+        orphans, holding.unknown = unknown & holding.unknown, unknown
+        for id_ in orphans:
+            self._release(holding.organization, id_)
+        self.reaped += reaped
+        if more and reaped:
+            self._batches.submit(Beat(holding, self))
+
+    def _beat(self, now: float) -> None:
+        for holding in self._holdings.all():
+            if holding.known or now - holding.touched < LINGER * self.lost_after:
+                self._batches.submit(Beat(holding, self))
+            else:
+                self._holdings.forget(holding)

@@ -1,0 +1,65 @@
+"""What every call is served with: the parts that one gateway is made of, put together in `app.py`.
+
+Law: no behaviour here, so that nothing below the composition root needs to know how its neighbours are made.
+"""
+
+from typing import Protocol
+
+from gateway.config.settings import Settings
+from gateway.identity.identify import Identities
+from gateway.intake import Intake
+from gateway.metrics import Metrics
+from gateway.telemetry import Telemetry
+from gateway.upstream.catalog import Catalog
+from gateway.upstream.fleet import Fleet
+from policies.domain import Claim, Reservation, Usage
+from policies.estimates import Estimates
+from policies.rejections import Rejection
+from policies.retries import RetryBudget
+
+
+class Books(Protocol):
+    """What a call needs of the ledger."""
+
+    async def admit(self, claim: Claim) -> Reservation | Rejection:
+        """Reserve at every level or refuse. Raises StoreDown."""
+
+    def settle(self, reservation: Reservation, usage: Usage) -> None:
+        """Book what was used and end the reservation; never waits."""
+
+    def count(self, reservation: Reservation, tokens: int) -> None:
+        """Tell the tokens used so far, for the next heartbeat."""
+
+
+class Services:
+    """The parts of one gateway. `catalog` is swapped whole when what the backends list changes."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        identities: Identities,
+        ledger: Books,
+        fleet: Fleet,
+        catalog: Catalog,
+        metrics: Metrics,
+        telemetry: Telemetry,
+    ) -> None:
+        self.settings = settings
+        self.identities = identities
+        self.ledger = ledger
+        self.fleet = fleet
+        self.catalog = catalog
+        self.metrics = metrics
+        self.telemetry = telemetry
+        self.intake = Intake(settings.limits)
+        self.estimates = Estimates()
+        self.config = settings.digest.encode()
+        self._budgets: dict[str, RetryBudget] = {}
+
+    def budget(self, model: str, now: float) -> RetryBudget:
+        """Return the retry budget of a model."""
+        budget = self._budgets.get(model)
+        if budget is None:
+            budget = self._budgets[model] = RetryBudget(now)
+        return budget

@@ -1,0 +1,123 @@
+"""The one door to OpenTelemetry: one server span a call, one client span an attempt.
+
+Law: names and attributes are those of the GenAI and HTTP semantic conventions where they have one, `sluiceway.*`
+otherwise; attributes are set once, in bulk, and only on a span that is recorded; no prompt, answer or credential is
+among them. Without an endpoint nothing is recorded, and a caller's trace context still reaches the backend.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes, url_attributes
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from policies.domain import API, Candidate, Usage
+
+__all__ = ["Attributes", "Span", "Telemetry", "finish", "propagate", "usage_attributes"]
+
+Attributes = dict[str, AttributeValue]
+
+OPERATIONS: dict[API, str] = {
+    "chat": gen_ai.GenAiOperationNameValues.CHAT.value,
+    "completions": gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value,
+    "embeddings": gen_ai.GenAiOperationNameValues.EMBEDDINGS.value,
+}
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class Telemetry:
+    """The tracer of one gateway."""
+
+    def __init__(self, endpoint: str | None, sample: float, *, version: str, instance: str) -> None:
+        self._provider: TracerProvider | None = None
+        self._tracer: trace.Tracer = NoOpTracer()
+        if endpoint is not None:
+            resource = Resource.create(
+                {"service.name": "sluiceway", "service.version": version, "service.instance.id": instance}
+            )
+            self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(sample)))
+            exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+            self._provider.add_span_processor(BatchSpanProcessor(exporter))
+            self._tracer = self._provider.get_tracer("sluiceway", version)
+
+    def server_span(self, method: str, path: str, headers: Mapping[str, str]) -> Span:
+        """Start the span of a call, a child of the caller's where its headers say so."""
+        parent = _propagator.extract(headers)
+        span = self._tracer.start_span(f"{method} {path}", context=parent, kind=SpanKind.SERVER)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    http_attributes.HTTP_REQUEST_METHOD: method,
+                    http_attributes.HTTP_ROUTE: path,
+                    url_attributes.URL_PATH: path,
+                }
+            )
+        return span
+
+    def attempt_span(self, call: Span, api: API, candidate: Candidate, number: int, base_url: str) -> Span:
+        """Start the span of attempt `number` (from 1) of `call` at `candidate`."""
+        operation = OPERATIONS[api]
+        deployment = candidate.deployment
+        span = self._tracer.start_span(
+            f"{operation} {deployment.model}", context=trace.set_span_in_context(call, Context()), kind=SpanKind.CLIENT
+        )
+        if span.is_recording():
+            address = urlsplit(base_url)
+            span.set_attributes(
+                {
+                    gen_ai.GEN_AI_OPERATION_NAME: operation,
+                    gen_ai.GEN_AI_PROVIDER_NAME: deployment.kind,
+                    gen_ai.GEN_AI_REQUEST_MODEL: deployment.model,
+                    server_attributes.SERVER_ADDRESS: address.hostname or "",
+                    server_attributes.SERVER_PORT: address.port or (443 if address.scheme == "https" else 80),
+                    "sluiceway.backend": deployment.backend,
+                    "sluiceway.attempt": number,
+                    "sluiceway.predicted_ttft": candidate.ttft,
+                    "sluiceway.rank": candidate.reason,
+                }
+            )
+        return span
+
+    async def close(self) -> None:
+        """Send what is queued and stop; blocks the loop for at most the exporter's own deadline."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+def propagate(span: Span) -> dict[str, str]:
+    """Return the W3C headers that make what they reach a child of `span`."""
+    headers: dict[str, str] = {}
+    _propagator.inject(headers, context=trace.set_span_in_context(span, Context()))
+    return headers
+
+
+def usage_attributes(usage: Usage) -> Attributes:
+    """Return the attributes that tell `usage`."""
+    return {
+        gen_ai.GEN_AI_USAGE_INPUT_TOKENS: usage.prompt_tokens,
+        gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS: usage.completion_tokens,
+        "sluiceway.usage_estimated": usage.estimated,
+    }
+
+
+def finish(span: Span, attributes: Attributes, *, status: int | None = None, error: str | None = None) -> None:
+    """Set what is known at the end of `span` and end it; `error` marks it failed."""
+    if span.is_recording():
+        if status is not None:
+            attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
+        if error is not None:
+            attributes[error_attributes.ERROR_TYPE] = error
+            span.set_status(Status(StatusCode.ERROR, error))
+        span.set_attributes(attributes)
+    span.end()

@@ -1,0 +1,1 @@
+"""The backends: how they are reached, found, watched and tried."""

@@ -1,0 +1,135 @@
+"""One try of one deployment: from sending to the last byte, or to the failure.
+
+Law: load is held from `open` to `close`; `close` is called exactly once by whoever opened, never waits, and closes the
+upstream connection at once unless the answer was read to its end. Everything that can go wrong is an `AttemptFailed`.
+"""
+
+from collections.abc import AsyncIterator
+
+import httpx
+
+from gateway import clock
+from gateway.upstream.fleet import Home, Live
+from gateway.upstream.transport import ERRORS, failure_of, timeouts
+from policies.domain import API, Candidate
+from policies.failures import Failure, FailureKind, classify
+
+PATHS: dict[API, str] = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+
+ERROR_BODY = 1024 * 1024
+"""Bytes of an error answer that are read; a longer one is not an answer that a caller could use."""
+
+
+class Passed:
+    """An upstream's own answer that may become the caller's: status, content type, body."""
+
+    __slots__ = ("body", "content_type", "status")
+
+    def __init__(self, status: int, content_type: str, body: bytes) -> None:
+        self.status = status
+        self.content_type = content_type
+        self.body = body
+
+
+class AttemptFailed(Exception):  # noqa: N818 - an outcome, not a programming error
+    """The attempt failed before its caller saw anything; `passed` is the upstream's own answer, if there was one."""
+
+    def __init__(self, failure: Failure, passed: Passed | None = None) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+        self.passed = passed
+
+
+class Attempt:
+    """One try of `candidate`'s deployment. `sent_at`, `first_at`: monotonic seconds, `first_at` 0.0 until content."""
+
+    def __init__(self, home: Home, live: Live, candidate: Candidate, prompt_tokens: int) -> None:
+        self.home = home
+        self.live = live
+        self.candidate = candidate
+        self.status = 0
+        self.content_type = ""
+        self.sent_at = clock.monotonic()
+        self.first_at = 0.0
+        self._prompt_tokens = prompt_tokens
+        self._ahead = live.queued_tokens + prompt_tokens
+        self._queued = True
+        self._response: httpx.Response | None = None
+        self._answer: AsyncIterator[bytes] | None = None
+        live.in_flight += 1
+        live.queued_tokens += prompt_tokens
+        live.breaker.sent(self.sent_at)
+
+    async def open(self, api: API, body: bytes, headers: dict[str, str]) -> None:
+        """Send `body` and wait for the answer's head. Raises AttemptFailed for anything but a 2xx without a coding."""
+        request = httpx.Request(
+            "POST",
+            self.home.backend.base_url + PATHS[api],
+            headers=[*self.home.headers, *headers.items()],
+            content=body,
+            extensions=timeouts(),
+        )
+        try:
+            response = await self.home.transport.handle_async_request(request)
+        except ERRORS as error:
+            raise AttemptFailed(failure_of(error)) from error
+        if not isinstance(response.stream, httpx.AsyncByteStream):
+            raise TypeError("an upstream transport answers with an async stream")
+        self._response = response
+        self._answer = aiter(response.stream)
+        self.status = response.status_code
+        self.content_type = response.headers.get("content-type", "application/json")
+        if not 200 <= self.status < 300:
+            raise await self._refused(response)
+        coding = response.headers.get("content-encoding", "identity")
+        if coding != "identity":
+            raise AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered in {coding} though identity was asked"))
+
+    async def _refused(self, response: httpx.Response) -> AttemptFailed:
+        body = bytearray()
+        while len(body) <= ERROR_BODY and (chunk := await self.read()) is not None:
+            body += chunk
+        if self.status < 400:
+            return AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered {self.status} to a POST", self.status))
+        failure = classify(self.status, bytes(body), response.headers.get("retry-after"))
+        return AttemptFailed(failure, Passed(self.status, self.content_type, bytes(body)))
+
+    async def read(self) -> bytes | None:
+        """Return the next bytes of the answer, None at its end. Raises AttemptFailed."""
+        if self._answer is None:
+            raise RuntimeError("an attempt is read after it was opened")
+        try:
+            return await anext(self._answer, None)
+        except ERRORS as error:
+            raise AttemptFailed(failure_of(error)) from error
+
+    def first_content(self) -> None:
+        """Note that the first content came: the prompt is out of the queue and its time is learned."""
+        self.first_at = clock.monotonic()
+        self._leave_queue()
+        self.live.latency.observe_first(self.first_at, self.first_at - self.sent_at, self._ahead)
+
+    def finished(self, completion_tokens: int) -> None:
+        """Note a whole answer of that many output tokens."""
+        now = clock.monotonic()
+        if self.first_at and completion_tokens > 8:
+            self.live.latency.observe_pace(now, (now - self.first_at) / (completion_tokens - 1))
+
+    def close(self) -> None:
+        """Give the load back and close the upstream connection, without waiting for it."""
+        self._leave_queue()
+        self.live.in_flight -= 1
+        if self._response is not None:
+            clock.spawn(_close(self._response), "close-upstream")
+
+    def _leave_queue(self) -> None:
+        if self._queued:
+            self._queued = False
+            self.live.queued_tokens -= self._prompt_tokens
+
+
+async def _close(response: httpx.Response) -> None:
+    try:
+        await response.aclose()
+    except ERRORS:
+        return  # it is closed either way; what it says on the way out concerns nobody

@@ -1,0 +1,56 @@
+"""The models that callers can name, and the deployments behind each.
+
+Law: immutable; built from the file, or from what the backends list where the file names no models; swapped whole. The
+same id listed by two backends is one model with two deployments.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from gateway.config.settings import Backend, default_price
+from gateway.upstream.listing import Listed
+from policies.domain import Deadlines, Deployment, Model, RoutingTerms
+
+EVERYTHING = frozenset({"text", "image", "audio", "file"})
+"""A listing does not say what a model takes in, so the engine decides."""
+
+
+class Catalog:
+    """Every model by each of its names."""
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self.models = tuple(models)
+        self._by_name = {name: model for model in self.models for name in (model.name, *model.aliases)}
+
+    def find(self, name: str) -> Model | None:
+        """Return the model of that name or alias, or None."""
+        return self._by_name.get(name)
+
+    def chain(self, model: Model) -> list[Model]:
+        """Return `model` and its fallbacks, in order, each once."""
+        chain = [model]
+        for name in model.fallbacks:
+            fallback = self._by_name.get(name)
+            if fallback is not None and fallback not in chain:
+                chain.append(fallback)
+        return chain
+
+
+def listed(listings: Mapping[str, Sequence[Listed]], backends: Iterable[Backend]) -> Catalog:
+    """Build the catalog of what backends list; `listings` is by backend name."""
+    found: dict[str, list[Deployment]] = {}
+    for backend in backends:
+        for entry in listings.get(backend.name, ()):
+            found.setdefault(entry.id, []).append(
+                Deployment(
+                    backend=backend.name,
+                    kind=backend.kind,
+                    model=entry.id,
+                    context_window=entry.context_window,
+                    modalities=EVERYTHING,
+                    price=default_price(backend.kind),
+                )
+            )
+    return Catalog(
+        Model(name, (), tuple(deployments), (), RoutingTerms(), Deadlines())
+        for name, deployments in sorted(found.items())
+    )

@@ -1,0 +1,84 @@
+"""What a backend says of itself: the models it lists, and which engine it is.
+
+Law: only free questions are asked; an answer that carries `x-sluiceway-config` comes from a gateway, never a backend.
+"""
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from gateway.config.settings import Backend
+from gateway.http import cold_client
+
+OURS = "x-sluiceway-config"
+
+USUAL_PORTS = (8000, 30000, 8080, 8081, 1234)
+"""Where vLLM, SGLang, llama.cpp, a second engine and LM Studio listen unless told otherwise."""
+
+# Asked in this order: what answers is that engine. NIM and SGLang answer vLLM's question too, so theirs come first.
+_TELLS: tuple[tuple[str, str], ...] = (
+    ("/v1/metadata", "nim"),
+    ("/get_model_info", "sglang"),
+    ("/version", "vllm"),
+    ("/props", "llamacpp"),
+    ("/api/v0/models", "lmstudio"),
+)
+
+
+class Listed(Struct, frozen=True):
+    """One model as a backend lists it."""
+
+    id: str
+    context_window: int | None
+
+
+class _Entry(Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Listing(Struct):
+    data: list[_Entry]
+
+
+_decode = msgspec.json.Decoder(_Listing).decode
+
+
+async def models_of(backend: Backend) -> list[Listed] | None:
+    """Return the models that `backend` lists, or None where it cannot be asked now."""
+    headers = {} if backend.api_key is None else {"authorization": f"Bearer {backend.api_key}"}
+    try:
+        async with cold_client(timeout=10.0) as client:
+            answer = await client.get(f"{backend.base_url}/models", headers=headers)
+    except httpx.HTTPError:
+        return None
+    if answer.status_code != 200 or OURS in answer.headers:
+        return None
+    try:
+        return [Listed(entry.id, entry.max_model_len) for entry in _decode(answer.content).data]
+    except msgspec.MsgspecError:
+        return None
+
+
+async def engine_at(port: int) -> Backend | None:
+    """Return the local engine that answers on `port`, told apart by the questions that only it answers."""
+    root = f"http://127.0.0.1:{port}"
+    try:
+        async with cold_client() as client:
+            first = await client.get(f"{root}/v1/models")
+            if OURS in first.headers or first.status_code in {404, 405}:
+                return None
+            for path, kind in _TELLS:
+                answer = await client.get(root + path)
+                if answer.status_code == 200 and _is_json_object(answer):
+                    return Backend(f"{kind}-{port}", kind, f"{root}/v1")
+    except httpx.HTTPError:
+        return None
+    return Backend(f"transformers-{port}", "transformers", f"{root}/v1") if first.status_code == 200 else None
+
+
+def _is_json_object(answer: httpx.Response) -> bool:
+    try:
+        return isinstance(answer.json(), dict)
+    except ValueError:
+        return False

@@ -1,0 +1,84 @@
+"""When a deployment is kept out because its calls fail: a state machine as a table.
+
+Law: only failures that speak against the deployment are reported here (a caller's fault or a 429 never is). Three in a
+row open the breaker; it stays open 10 s, doubled with each further opening up to 300 s; then one call is let through,
+and its outcome decides.
+"""
+
+from enum import StrEnum
+
+THRESHOLD = 3
+FIRST_PAUSE = 10.0
+LONGEST_PAUSE = 300.0
+
+
+class State(StrEnum):
+    """CLOSED passes calls, OPEN keeps them out, HALF_OPEN has one probe under way."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Event(StrEnum):
+    """What a breaker is told: one outcome, or that its next call is the probe."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    PROBE = "probe"
+    ABANDONED = "abandoned"
+
+
+# (state, event) -> next state; what is not listed changes nothing. A failure in CLOSED opens only at the threshold.
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.CLOSED, Event.FAILURE): State.OPEN,
+    (State.OPEN, Event.PROBE): State.HALF_OPEN,
+    (State.OPEN, Event.SUCCESS): State.CLOSED,
+    (State.HALF_OPEN, Event.SUCCESS): State.CLOSED,
+    (State.HALF_OPEN, Event.FAILURE): State.OPEN,
+    (State.HALF_OPEN, Event.ABANDONED): State.OPEN,
+}
+
+
+class Breaker:
+    """The breaker of one deployment."""
+
+    __slots__ = ("_failures", "_openings", "_until", "state")
+
+    def __init__(self) -> None:
+        self.state = State.CLOSED
+        self._failures = 0
+        self._openings = 0
+        self._until = 0.0
+
+    def passes(self, now: float) -> bool:
+        """Say whether a call may be sent at `now`; in OPEN past its pause that call is the probe."""
+        return self.state is State.CLOSED or (self.state is State.OPEN and now >= self._until)
+
+    def sent(self, now: float) -> None:
+        """Note that a call is being sent."""
+        if self.state is State.OPEN and now >= self._until:
+            self._move(Event.PROBE)
+
+    def succeeded(self) -> None:
+        """Note an answer."""
+        self._failures = 0
+        self._openings = 0
+        self._move(Event.SUCCESS)
+
+    def failed(self, now: float) -> None:
+        """Note a failure that speaks against the deployment."""
+        self._failures += 1
+        if self.state is State.CLOSED and self._failures < THRESHOLD:
+            return
+        if self.state is not State.OPEN:
+            self._openings += 1
+            self._until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._openings - 1))
+        self._move(Event.FAILURE)
+
+    def abandoned(self) -> None:
+        """Note that a call ended without telling anything (its caller left): a probe is owed again."""
+        self._move(Event.ABANDONED)
+
+    def _move(self, event: Event) -> None:
+        self.state = TRANSITIONS.get((self.state, event), self.state)

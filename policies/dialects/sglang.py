@@ -1,0 +1,5 @@
+"""SGLang: the OpenAI API with usage on request."""
+
+from policies.dialects.dialect import Dialect, Priors
+
+DIALECT = Dialect(kind="sglang", priors=Priors(0.2, 12_000.0, 0.015))

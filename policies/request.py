@@ -1,0 +1,100 @@
+"""Read the few facts of a body that decisions need, and keep its members as bytes.
+
+Law: one partial decode of the top level; nested values are looked at only where a fact hangs on them. A duplicate key
+counts as its last value, as every engine's JSON reader has it, and only that one is forwarded.
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from policies.domain import API, InferenceRequest
+from policies.rejections import Reason, Rejection
+
+T = TypeVar("T")
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+_string = msgspec.json.Decoder(str)
+_flag = msgspec.json.Decoder(bool | None)
+_count = msgspec.json.Decoder(int | None)
+
+_MODALITIES = {b"image_url": "image", b"input_audio": "audio", b"file": "file"}
+_PART = re.compile(rb'"type"\s*:\s*"(image_url|input_audio|file)"')
+_INLINED = re.compile(rb'"data:[^"]*"|"data"\s*:\s*"[^"]*"')
+_PROMPTS: dict[API, tuple[str, ...]] = {
+    "chat": ("messages", "tools", "functions", "response_format"),
+    "completions": ("prompt", "suffix"),
+    "embeddings": ("input",),
+}
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+_stream_options = msgspec.json.Decoder(_StreamOptions | None)
+
+
+class _BadMemberError(ValueError):
+    """A member has a value that its API does not allow."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def read(api: API, body: bytes) -> InferenceRequest | Rejection:
+    """Read a body's facts, or say what is wrong with it in words the caller can act on."""
+    try:
+        members = _members.decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        return Rejection(Reason.BAD_BODY, f"The body must be one JSON object: {error}.")
+    try:
+        return _facts(api, members, len(body))
+    except _BadMemberError as error:
+        return Rejection(Reason.BAD_MEMBER, str(error), param=error.param)
+
+
+def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
+    model = _member(members, "model", _string, "a string that names a model") or ""
+    if not model:
+        raise _BadMemberError("model", "'model' is missing: name one of the models that GET /v1/models lists.")
+    needed = _PROMPTS[api][0]
+    if needed not in members:
+        raise _BadMemberError(needed, f"{needed!r} is missing.")
+    options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
+    prompt = [bytes(members[name]) for name in _PROMPTS[api] if name in members]
+    media = _PART.findall(prompt[0]) if api == "chat" else []
+    inlined = sum(map(len, _INLINED.findall(prompt[0]))) if media else 0
+    limits = [_positive(members, name) for name in ("max_tokens", "max_completion_tokens")]
+    return InferenceRequest(
+        api=api,
+        model=model,
+        stream=api != "embeddings" and bool(_member(members, "stream", _flag, "true or false")),
+        wants_usage=bool(options and options.include_usage),
+        max_tokens=min((limit for limit in limits if limit is not None), default=None),
+        choices=_positive(members, "n") or 1,
+        size=size,
+        text_bytes=sum(map(len, prompt)) - inlined,
+        media=len(media),
+        modalities=frozenset({"text", *(_MODALITIES[kind] for kind in media)}),
+        members=members,
+    )
+
+
+def _member(members: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T], wanted: str) -> T | None:
+    if name not in members:
+        return None
+    try:
+        return decoder.decode(members[name])
+    except msgspec.MsgspecError:
+        raise _BadMemberError(name, f"{name!r} must be {wanted}.") from None
+
+
+def _positive(members: dict[str, Raw], name: str) -> int | None:
+    count = _member(members, name, _count, "a whole number")
+    if count is not None and count < 0:
+        raise _BadMemberError(name, f"{name!r} must not be negative.")
+    return count

@@ -1,0 +1,126 @@
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+from litestar import Litestar, Response, get
+
+from tests.gateway.cli.conftest import ADMIN_KEY
+from tests.gateway.identity.support import served
+
+LIST = ("keys", "list")
+
+
+def put(path, content):
+    """Write a file into the folder that `sluiceway` runs in."""
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_bytes(content)
+
+
+def failed(result):
+    """Return the one line of a command that failed as it should."""
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+async def test_the_admin_key_comes_from_the_environment(run, url):
+    assert (await run(*LIST, SLUICEWAY_URL=url)).exit_code == 0
+
+
+async def test_the_admin_key_comes_from_the_usual_file_where_the_environment_has_none(run, url):
+    put("data/admin.key", f"{ADMIN_KEY}\n".encode())
+    for none in (None, ""):
+        assert (await run(*LIST, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=none)).exit_code == 0
+
+
+async def test_a_file_that_was_named_goes_before_the_environment(run, url):
+    put("key", ADMIN_KEY.encode())
+    named = ("--admin-key-file", "key")
+    assert (await run(*LIST, *named, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY="wrong")).exit_code == 0
+
+
+async def test_without_an_admin_key_the_ways_to_give_one_are_told(run):
+    line = failed(await run(*LIST, SLUICEWAY_ADMIN_KEY=None))
+    assert "data/admin.key does not exist" in line
+    assert "SLUICEWAY_ADMIN_KEY" in line
+    assert "--admin-key-file" in line
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"two\nlines", "schlüssel".encode(), b"\xff\xfe"])
+async def test_a_file_that_holds_no_key_is_named(run, content):
+    put("key", content)
+    line = failed(await run(*LIST, "--admin-key-file", "key"))
+    assert "key" in line
+
+
+async def test_a_file_that_cannot_be_read_is_named(run):
+    assert "cannot read the admin key from ." in failed(await run(*LIST, "--admin-key-file", "."))
+
+
+async def test_a_key_in_the_environment_that_is_none_is_told_without_it(run):
+    line = failed(await run(*LIST, SLUICEWAY_ADMIN_KEY="sch lüssel"))
+    assert line.startswith("Error: SLUICEWAY_ADMIN_KEY holds no admin key")
+    assert "lüssel" not in line
+
+
+async def test_a_wrong_admin_key_is_told_without_it(run, url):
+    line = failed(await run(*LIST, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY="wrong-secret"))
+    assert "refused the admin key" in line
+    assert "SLUICEWAY_ADMIN_KEY" in line
+    assert "wrong-secret" not in line
+
+
+async def test_an_address_where_nothing_answers_is_told(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    line = failed(await run(*LIST, "--url", address))
+    assert f"nothing answers at {address}" in line
+    assert "sluiceway serve" in line
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8600", "gateway", "ftp://gateway", "http://", "http://a b:x", "http://" + "a" * 300]
+)
+async def test_what_is_no_address_is_told_with_one_that_is(run, address):
+    assert "http://127.0.0.1:8600" in failed(await run(*LIST, "--url", address))
+
+
+async def test_a_slash_at_the_end_of_the_address_does_no_harm(run, url):
+    assert (await run(*LIST, "--url", url + "/")).exit_code == 0
+
+
+@get("/admin/v1/keys")
+async def another_api() -> dict[str, str]:
+    return {"hello": "world"}
+
+
+@get("/admin/v1/usage")
+async def a_page() -> Response[str]:
+    return Response("<html>not found</html>", status_code=404, media_type="text/html")
+
+
+async def test_a_server_that_is_no_gateway_is_noticed(run):
+    async with served(Litestar([another_api, a_page])) as address:
+        for command in (LIST, ("usage", "--org", "acme")):
+            assert "Is it a Sluiceway gateway?" in failed(await run(*command, "--url", address))
+
+
+async def test_a_call_that_breaks_off_is_told(run):
+    async def hang_up(_, writer):
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    async with server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert "broke off" in failed(await run(*LIST, "--url", address))
+
+
+async def test_a_gateway_that_does_not_answer_in_time_is_told(run, monkeypatch):
+    monkeypatch.setattr("gateway.cli.admin_api.TIMEOUT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert "did not answer within" in failed(await run(*LIST, "--url", address))

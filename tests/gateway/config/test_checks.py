@@ -1,0 +1,119 @@
+import pytest
+
+DEPLOYMENT = "deployments: [{backend: gpu, model: m}]"
+
+
+def models(**terms):
+    return "models:\n" + "".join(f"  {name}: {{{DEPLOYMENT}, {more}}}\n" for name, more in terms.items())
+
+
+@pytest.mark.parametrize(
+    ("snippet", "line", "where", "fragment"),
+    [
+        ("listen: {port: 8601}\n", 2, "listen.port", "8601 is both the callers' and the operations' port"),
+        ("operations: {port: 8600}\n", 2, "operations.port", "8600 is both"),
+        ("listen: {port: 90}\noperations: {port: 90}\n", 3, "operations.port", "choose another port"),
+        ("limits: {body: 1GiB}\n", 2, "limits.body", "larger than all bodies together"),
+        ("limits: {buffered_total: 1MiB}\n", 2, "limits.buffered_total", "make buffered_total the larger"),
+        (
+            "models:\n  m:\n    deployments:\n      - backend: gpv\n        model: m\n",
+            5,
+            "models.m.deployments[0].backend",
+            "'gpv' is not a backend; did you mean `gpu`?",
+        ),
+        (
+            "models:\n  m:\n    deployments:\n      - {backend: gpu, model: m}\n      - {model: m, backend: gpu}\n",
+            6,
+            "models.m.deployments[1]",
+            "the same deployment as the one on line 5",
+        ),
+        (models(a="aliases: [x]", b="aliases: [y, x]"), 4, "models.b.aliases[1]", "'x' is already an alias of 'a'"),
+        (models(a="aliases: [x, x]"), 3, "models.a.aliases[1]", "'x' is already an alias of 'a'"),
+        (models(a="aliases: [b]", b="aliases: []"), 3, "models.a.aliases[0]", "'b' is the name of a model"),
+        (models(a="aliases: [a]"), 3, "models.a.aliases[0]", "'a' is the name of a model"),
+        (models(a="fallbacks: [a]"), 3, "models.a.fallbacks[0]", "to itself"),
+        (models(a="aliases: [x], fallbacks: [x]"), 3, "models.a.fallbacks[0]", "to itself"),
+        (models(a="fallbacks: [bb]", bbb=""), 3, "models.a.fallbacks[0]", "'bb' is not a model; did you mean `bbb`?"),
+        (models(a="fallbacks: [b, b]", b=""), 3, "models.a.fallbacks[1]", "is given twice"),
+        (models(a="fallbacks: [b, x]", b="aliases: [x]"), 3, "models.a.fallbacks[1]", "is given twice"),
+        (
+            models(a="fallbacks: [b]", b="fallbacks: [c]", c="fallbacks: [a]"),
+            5,
+            "models.c.fallbacks[0]",
+            "fallbacks go round: a -> b -> c -> a; remove one",
+        ),
+        (
+            models(a="fallbacks: [b]", b="fallbacks: [x]", c="aliases: [x], fallbacks: [b]"),
+            5,
+            "models.c.fallbacks[0]",
+            "fallbacks go round: b -> c -> b",
+        ),
+        ("plans:\n  gold: {}\n", 3, "plans.gold", "has no meters"),
+        (
+            "plans:\n  gold:\n    requests_per_minute:\n      limit: 5\n      burst: 6\n",
+            6,
+            "plans.gold.requests_per_minute.burst",
+            "6 is more than the limit of 5",
+        ),
+        ("organizations: {acme: {plan: standart}}\n", 2, "organizations.acme.plan", "did you mean `standard`?"),
+        (
+            "organizations:\n  acme:\n    teams:\n      research: {plan: gold}\n",
+            5,
+            "organizations.acme.teams.research.plan",
+            "'gold' is not a plan; known are: standard",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_told(only_mistake_of, snippet, line, where, fragment):
+    mistake = only_mistake_of(snippet)
+    assert (mistake.line, mistake.where) == (line, where)
+    assert fragment in f"{mistake.message}; {mistake.remedy}"
+
+
+def test_the_hosted_endpoint_needs_a_key_and_others_do_not(mistakes_of):
+    (mistake,) = mistakes_of(
+        "backends:\n  a: {kind: openai, base_url: http://h/v1}\n  b: {kind: nvidia, base_url: http://h/v1}\n"
+    )
+    assert (mistake.line, mistake.where) == (3, "backends.b.api_key")
+    assert 'add `api_key: "${NVIDIA_API_KEY}"`' in mistake.remedy
+
+
+def test_every_ring_of_fallbacks_is_told_once(mistakes_of):
+    text = models(a="fallbacks: [b]", b="fallbacks: [a]", c="fallbacks: [d]", d="fallbacks: [c]", e="fallbacks: [a, c]")
+    mistakes = mistakes_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n" + text)
+    assert [(mistake.line, mistake.where) for mistake in mistakes] == [
+        (4, "models.b.fallbacks[0]"),
+        (6, "models.d.fallbacks[0]"),
+    ]
+
+
+def test_fallbacks_that_meet_again_are_no_ring(settings_of):
+    text = models(a="fallbacks: [b, c]", b="fallbacks: [d]", c="fallbacks: [d]", d="")
+    settings = settings_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n" + text)
+    assert [model.fallbacks for model in settings.models] == [("b", "c"), ("d",), ("d",), ()]
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "listen: {port: x}\noperations: {port: 8600}\n",
+        "limits: {body: x, buffered_total: 1}\n",
+        "plans: {gold: {requests_per_minute: x}}\norganizations: {acme: {plan: gold}}\n",
+        "plans: {gold: {requests_per_minute: {limit: x, burst: 5}}}\n",
+        "plans: 5\norganizations: {acme: {plan: gold}}\n",
+        "models:\n  m: {deployments: [{backend: gpu, model: ''}, {backend: gpu, model: m}]}\n",
+        "models: {m: {deployments: 5, fallbacks: [n]}, n: {deployments: [{backend: gpu, model: m}]}}\n",
+    ],
+)
+def test_what_could_not_be_read_is_not_judged_again(only_mistake_of, snippet):
+    assert only_mistake_of(snippet).line == 2 + snippet.startswith("models:\n")
+
+
+def test_a_hosted_backend_whose_key_could_not_be_read_is_told_once(mistakes_of):
+    (mistake,) = mistakes_of("backends: {h: {kind: nvidia, base_url: http://h/v1, api_key: '${NVIDIA_API_KEY}'}}\n")
+    assert "the environment has no NVIDIA_API_KEY" in mistake.message
+
+
+def test_deployments_are_not_blamed_when_the_backends_could_not_be_read(mistakes_of):
+    (mistake,) = mistakes_of("backends: [gpu]\nmodels: {m: {deployments: [{backend: gpu, model: m}]}}\n")
+    assert mistake.where == "backends"

@@ -1,0 +1,122 @@
+from pathlib import Path
+
+from gateway.config.settings import STANDARD, Backend, Limits, Listen, Organization, StoreSettings, Telemetry
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+
+FULL = """\
+listen: {host: 0.0.0.0, port: 9000}
+operations: {host: "::1", port: 9001}
+admin_key: ${SLUICEWAY_ADMIN_KEY}
+store: {url: "redis://h:6379/1", data_dir: ./state, when_down: deny}
+limits: {body: 10MB, buffered_total: 100MB, open_calls: 5_000, body_deadline: 12.5}
+backends:
+  hosted: {kind: nvidia, base_url: https://integrate.api.nvidia.com/v1, api_key: "${NVIDIA_API_KEY}"}
+  gpu-a:  {kind: vllm, base_url: http://127.0.0.1:8000/v1/}
+  gpu-b:  {kind: llamacpp, base_url: "http://127.0.0.1:${PORT:-8010}/v1"}
+models:
+  mistral-medium-3.5:
+    aliases: [mistral-medium-latest]
+    deployments:
+      - {backend: gpu-a, model: mistralai/Mistral-Medium-3.5-128B, context_window: 131072, modalities: [text, image]}
+      - {backend: gpu-b, model: mistral-medium-3.5-q4, context_window: 32768, price: {input: 0.01, output: 0}}
+      - {backend: hosted, model: mistralai/mistral-medium-3.5-128b, price: {input: 1.5, output: 7.5}}
+    fallbacks: [any]
+    routing: {ttft_target: 2.0, value_of_time: 0.001, max_attempts: 1}
+    deadlines: {total: 60}
+  small:
+    aliases: [any]
+    deployments: [{backend: hosted, model: small}]
+plans:
+  gold:
+    requests_per_minute: {limit: 600, burst: 50}
+    tokens_per_minute: 400000
+    concurrent_requests: 32
+organizations:
+  acme: {plan: gold, teams: {research: {plan: standard}, sales: {}}}
+  guests: {}
+telemetry: {otlp_endpoint: http://127.0.0.1:4318/, sample: 0.1}
+"""
+GOLD = Plan(
+    "gold",
+    (
+        Meter(MeterKind.REQUESTS_PER_MINUTE, 600, 50, 60_000_000),
+        Meter(MeterKind.TOKENS_PER_MINUTE, 400_000, 400_000, 60_000_000),
+        Meter(MeterKind.CONCURRENT_REQUESTS, 32, 32, 0),
+    ),
+)
+
+
+def test_the_whole_file_is_compiled(settings_of, tmp_path):
+    settings = settings_of(FULL, {"SLUICEWAY_ADMIN_KEY": "admin-1", "NVIDIA_API_KEY": "nvapi-1"})
+    text = frozenset({"text"})
+    assert settings.listen == Listen("0.0.0.0", 9000)
+    assert settings.operations == Listen("::1", 9001)
+    assert settings.admin_key == "admin-1"
+    assert settings.store == StoreSettings("redis://h:6379/1", tmp_path / "state", "deny")
+    assert settings.limits == Limits(10_000_000, 100_000_000, 5000, 12.5)
+    assert settings.backends == (
+        Backend("hosted", "nvidia", "https://integrate.api.nvidia.com/v1", "nvapi-1"),
+        Backend("gpu-a", "vllm", "http://127.0.0.1:8000/v1", None),
+        Backend("gpu-b", "llamacpp", "http://127.0.0.1:8010/v1", None),
+    )
+    assert settings.models == (
+        Model(
+            name="mistral-medium-3.5",
+            aliases=("mistral-medium-latest",),
+            deployments=(
+                Deployment(
+                    "gpu-a", "vllm", "mistralai/Mistral-Medium-3.5-128B", 131_072, text | {"image"}, Price(0, 0)
+                ),
+                Deployment("gpu-b", "llamacpp", "mistral-medium-3.5-q4", 32_768, text, Price(10_000, 0)),
+                Deployment(
+                    "hosted", "nvidia", "mistralai/mistral-medium-3.5-128b", None, text, Price(1_500_000, 7_500_000)
+                ),
+            ),
+            fallbacks=("small",),
+            routing=RoutingTerms(ttft_target=2.0, value_of_time=1_000_000, max_attempts=1),
+            deadlines=Deadlines(60.0),
+        ),
+        Model(
+            name="small",
+            aliases=("any",),
+            deployments=(Deployment("hosted", "nvidia", "small", None, text, None),),
+            fallbacks=(),
+            routing=RoutingTerms(ttft_target=None, value_of_time=2_000_000, max_attempts=3),
+            deadlines=Deadlines(900.0),
+        ),
+    )
+    assert settings.plans == {"standard": STANDARD, "gold": GOLD}
+    assert settings.organizations == {
+        "acme": Organization(GOLD, {"research": STANDARD, "sales": None}),
+        "guests": Organization(None, {}),
+    }
+    assert settings.telemetry == Telemetry("http://127.0.0.1:4318", 0.1)
+
+
+def test_a_file_of_one_backend_has_every_default(settings_of, tmp_path):
+    settings = settings_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n")
+    assert settings.listen == Listen("127.0.0.1", 8600)
+    assert settings.operations == Listen("127.0.0.1", 8601)
+    assert settings.admin_key is None
+    assert settings.store == StoreSettings("embedded", tmp_path / "data", "deny")
+    assert settings.limits == Limits()
+    assert settings.models is None
+    assert settings.plans == {"standard": STANDARD}
+    assert settings.organizations == {}
+    assert settings.telemetry == Telemetry(None, 1.0)
+
+
+def test_a_file_may_give_the_standard_plan_other_numbers(settings_of):
+    settings = settings_of(
+        "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
+        "plans: {standard: {concurrent_requests: 2}}\n"
+        "organizations: {acme: {plan: standard}}\n"
+    )
+    plan = Plan("standard", (Meter(MeterKind.CONCURRENT_REQUESTS, 2, 2, 0),))
+    assert settings.plans == {"standard": plan}
+    assert settings.organizations["acme"].plan == plan
+
+
+def test_an_absolute_data_directory_stays_where_it_is(settings_of):
+    settings = settings_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\nstore: {data_dir: /var/lib/s}\n")
+    assert settings.store.data_dir == Path("/var/lib/s")

@@ -1,0 +1,193 @@
+import pytest
+
+MODEL = "models:\n  m:\n    deployments:\n      - {{backend: gpu, model: m, {}}}\n"
+TERMS = "models:\n  m:\n    deployments: [{{backend: gpu, model: m}}]\n    {}\n"
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("snippet", "line", "where", "fragment"),
+    [
+        ("listen: {port: 0}\n", 2, "listen.port", "'0' is out of range; write a port from 1 to 65,535"),
+        ("listen: {port: 65536}\n", 2, "listen.port", "out of range"),
+        ("operations: {port: -1}\n", 2, "operations.port", "out of range"),
+        ("operations: {port: http}\n", 2, "operations.port", "not a whole number"),
+        ("listen: {host: 'a b'}\n", 2, "listen.host", "is no address"),
+        ("listen: {host: http://h}\n", 2, "listen.host", "is no address"),
+        ("telemetry: {sample: 1.1}\n", 2, "telemetry.sample", "out of range; write a share from 0 to 1"),
+        ("telemetry: {sample: -0.1}\n", 2, "telemetry.sample", "out of range"),
+        ("telemetry: {sample: all}\n", 2, "telemetry.sample", "not a plain decimal"),
+        ("telemetry: {otlp_endpoint: 127.0.0.1:4318}\n", 2, "telemetry.otlp_endpoint", "http:// or https://"),
+        ("telemetry: {otlp_endpoint: 'http://h:4318/?x=1'}\n", 2, "telemetry.otlp_endpoint", "a query"),
+        ("limits: {body: 32mb}\n", 2, "limits.body", "is not a size"),
+        ("limits: {body: 0}\n", 2, "limits.body", "out of range"),
+        ("limits: {open_calls: 0}\n", 2, "limits.open_calls", "out of range"),
+        ("limits: {open_calls: 1.5}\n", 2, "limits.open_calls", "not a whole number"),
+        ("limits: {body_deadline: 0}\n", 2, "limits.body_deadline", "write seconds from 0.1 to 86,400"),
+        ("store: {url: mysql://h}\n", 2, "store.url", "is no store"),
+        ("store: {url: /run/redis.sock}\n", 2, "store.url", "is no store"),
+        ("store: {url: 'redis://'}\n", 2, "store.url", "no valid host"),
+        ("store: {url: redis://h/main}\n", 2, "store.url", "no database number"),
+        ("store: {url: redis://h:99999}\n", 2, "store.url", "not a valid URL"),
+        ("store: {url: 'unix://'}\n", 2, "store.url", "names no socket"),
+        ("store: {when_down: panic}\n", 2, "store.when_down", "'panic' is not known here; write deny"),
+        ("store: {data_dir: ~/data}\n", 2, "store.data_dir", "${HOME}"),
+        ("store: {data_dir: ''}\n", 2, "store.data_dir", "is empty"),
+        (MODEL.format("context_window: 0"), 5, "models.m.deployments[0].context_window", "out of range"),
+        (MODEL.format("context_window: 8k"), 5, "models.m.deployments[0].context_window", "not a whole number"),
+        (MODEL.format("price: 1.5"), 5, "models.m.deployments[0].price", "must be a mapping"),
+        (MODEL.format("price: {input: 1.5}"), 5, "models.m.deployments[0].price.output", "is missing"),
+        (MODEL.format("price: {input: -1, output: 1}"), 5, "models.m.deployments[0].price.input", "out of range"),
+        (MODEL.format("price: {input: 1, output: 10001}"), 5, "models.m.deployments[0].price.output", "out of range"),
+        (MODEL.format("price: {input: 1, output: free}"), 5, "models.m.deployments[0].price.output", "plain decimal"),
+        (MODEL.format("price: {input: 1e-9, output: 1}"), 5, "models.m.deployments[0].price.input", "plain decimal"),
+        (MODEL.format("price: {input: 0.0000001, output: 1}"), 5, "models.m.deployments[0].price.input", "is finer"),
+        (TERMS.format("routing: {ttft_target: 0}"), 5, "models.m.routing.ttft_target", "out of range"),
+        (TERMS.format("routing: {value_of_time: -0.1}"), 5, "models.m.routing.value_of_time", "out of range"),
+        (TERMS.format("routing: {max_attempts: 0}"), 5, "models.m.routing.max_attempts", "attempts from 1 to 10"),
+        (TERMS.format("routing: {max_attempts: 11}"), 5, "models.m.routing.max_attempts", "out of range"),
+        (TERMS.format("deadlines: {total: 0.5}"), 5, "models.m.deadlines.total", "seconds from 1 to 86,400"),
+        (TERMS.format("deadlines: {total: 86401}"), 5, "models.m.deadlines.total", "out of range"),
+        ("plans: {p: {requests_per_minute: 0}}\n", 2, "plans.p.requests_per_minute", "out of range"),
+        ("plans: {p: {requests_per_minute: -5}}\n", 2, "plans.p.requests_per_minute", "out of range"),
+        ("plans: {p: {tokens_per_minute: 1.5}}\n", 2, "plans.p.tokens_per_minute", "not a whole number"),
+        ("plans: {p: {tokens_per_minute: 150119988}}\n", 2, "plans.p.tokens_per_minute", "counts exactly"),
+        ("plans: {p: {tokens_per_minute: {burst: 5}}}\n", 2, "plans.p.tokens_per_minute.limit", "is missing"),
+        ("plans: {p: {tokens_per_minute: {limit: 5, burst: 0}}}\n", 2, "plans.p.tokens_per_minute.burst", "of range"),
+        ("plans: {p: {tokens_per_minute: [5]}}\n", 2, "plans.p.tokens_per_minute", "single value"),
+        ("plans: {p: {concurrent_requests: 0}}\n", 2, "plans.p.concurrent_requests", "slots from 1 to"),
+        ("plans: {p: {concurrent_requests: {limit: 5}}}\n", 2, "plans.p.concurrent_requests", "single value"),
+        ("organizations: {acme: {plan: ''}}\n", 2, "organizations.acme.plan", "is empty"),
+        ("admin_key: ''\n", 2, "admin_key", 'is empty; write "${VAR}" or {file: PATH}'),
+        ("admin_key: a b\n", 2, "admin_key", "what no credential may"),
+        ("admin_key: clé\n", 2, "admin_key", "what no credential may"),
+        ("admin_key: [k]\n", 2, "admin_key", "must be a single value"),
+        ("admin_key: {path: k}\n", 2, "admin_key", "without the one key `file`"),
+        ("admin_key: {file: absent}\n", 2, "admin_key", "cannot be read: No such file"),
+        ("admin_key: {file: .}\n", 2, "admin_key", "cannot be read: Is a directory"),
+    ],
+)
+def test_a_value_out_of_its_rule_is_one_mistake_with_a_remedy(only_mistake_of, snippet, line, where, fragment):
+    mistake = only_mistake_of(snippet)
+    assert (mistake.line, mistake.where) == (line, where)
+    assert fragment in f"{mistake.message}; {mistake.remedy}"
+
+
+def test_the_largest_meters_that_stay_exact_are_accepted(settings_of):
+    settings = settings_of(
+        "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
+        "plans: {p: {tokens_per_minute: 150119987, concurrent_requests: 9007199254740991}}\n"
+    )
+    assert all(max(meter.limit, meter.limit * meter.period_us) < 2**53 for meter in settings.plans["p"].meters)
+
+
+@pytest.mark.parametrize(
+    ("backend", "key", "fragment"),
+    [
+        (
+            "kind: vlm, base_url: http://h/v1",
+            "kind",
+            "'vlm' is not known here; write one of openai, nvidia, nim, vllm, sglang, llamacpp, lmstudio, transformers",
+        ),
+        ("kind: vllm", "base_url", "is missing"),
+        ("base_url: http://h/v1", "kind", "is missing; say which engine it is: openai"),
+        ("kind: vllm, base_url: ftp://h/v1", "base_url", "does not begin with http:// or https://"),
+        ("kind: vllm, base_url: h/v1", "base_url", "does not begin with http:// or https://"),
+        ("kind: vllm, base_url: 'http://'", "base_url", "no valid host"),
+        ("kind: vllm, base_url: 'http:///v1'", "base_url", "no valid host"),
+        ("kind: vllm, base_url: 'http://h,i/v1'", "base_url", "no valid host"),
+        ("kind: vllm, base_url: http://h:0/v1", "base_url", "not a valid URL"),
+        ("kind: vllm, base_url: http://h:port/v1", "base_url", "not a valid URL"),
+        ("kind: vllm, base_url: 'http://[::1/v1'", "base_url", "not a valid URL"),
+        ("kind: vllm, base_url: 'http://h/v 1'", "base_url", "not a valid URL"),
+        ("kind: vllm, base_url: http://me:hunter2@h/v1", "base_url", "holds credentials"),
+        ("kind: vllm, base_url: 'http://h/v1?a=hunter2'", "base_url", "has a query"),
+        ("kind: vllm, base_url: 'http://h/v1#a'", "base_url", "has a query or a fragment"),
+        ("kind: vllm, base_url: http://h/v1, api_key: {hunter2}", "api_key", "without the one key `file`"),
+        ("kind: vllm, base_url: http://h/v1, api_key: !hunter2 a", "api_key", "has a YAML tag"),
+        ("kind: vllm, base_url: http://h/v1, api_key: hunter2 hunter2", "api_key", "what no credential may"),
+    ],
+)
+def test_a_bad_backend_is_told_without_showing_its_secrets(mistakes_of, backend, key, fragment):
+    (mistake,) = mistakes_of(f"backends:\n  gpu: {{{backend}}}\n")
+    assert (mistake.line, mistake.where) == (2, f"backends.gpu.{key}")
+    assert fragment in f"{mistake.message}; {mistake.remedy}"
+    assert SECRET not in str(mistake)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
+        ("http://[::1]:8000/v1/", "http://[::1]:8000/v1"),
+        ("https://gpu_a.internal//", "https://gpu_a.internal"),
+    ],
+)
+def test_a_base_url_ends_without_a_slash(settings_of, url, kept):
+    settings = settings_of(f"backends: {{gpu: {{kind: vllm, base_url: '{url}'}}}}\n")
+    assert settings.backends[0].base_url == kept
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "embedded",
+        "redis://h",
+        "redis://:hunter2@h:6379/3",
+        "rediss://h:6380/0?ssl_cert_reqs=none",
+        "redis://[::1]:6379",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_the_stores_of_this_version_are_accepted(settings_of, url):
+    settings = settings_of(f"backends: {{gpu: {{kind: vllm, base_url: http://h/v1}}}}\nstore: {{url: '{url}'}}\n")
+    assert settings.store.url == url
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "localhost", "gateway-0.internal"])
+def test_addresses_and_names_can_be_listened_on(settings_of, host):
+    settings = settings_of(f"backends: {{gpu: {{kind: vllm, base_url: http://h/v1}}}}\nlisten: {{host: '{host}'}}\n")
+    assert settings.listen.host == host
+
+
+def test_a_secret_comes_from_the_environment_or_from_a_file_beside_the_configuration(settings_of, tmp_path):
+    (tmp_path / "key").write_text("  from-a-file\n")
+    settings = settings_of(
+        "admin_key: ${ADMIN}\n"
+        "backends:\n"
+        "  a: {kind: openai, base_url: http://h/v1, api_key: {file: key}}\n"
+        "  b: {kind: openai, base_url: http://h/v1, api_key: {file: '${DIR}/key'}}\n"
+        "  c: {kind: openai, base_url: http://h/v1, api_key: '${NONE:-fallback}'}\n",
+        {"ADMIN": "from-the-environment", "DIR": str(tmp_path)},
+    )
+    assert settings.admin_key == "from-the-environment"
+    assert [backend.api_key for backend in settings.backends] == ["from-a-file", "from-a-file", "fallback"]
+
+
+def test_a_secret_file_that_holds_no_secret_is_a_mistake_that_does_not_show_it(mistakes_of, tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "two").write_text("hunter2\nhunter2\n")
+    (tmp_path / "binary").write_bytes(b"hunter2\xff")
+    mistakes = mistakes_of(
+        "admin_key: {file: empty}\n"
+        "backends:\n"
+        "  a: {kind: openai, base_url: http://h/v1, api_key: {file: two}}\n"
+        "  b: {kind: openai, base_url: http://h/v1, api_key: {file: binary}}\n"
+    )
+    assert [mistake.line for mistake in mistakes] == [1, 3, 4]
+    for mistake, fragment in zip(mistakes, ("is empty", "what no credential may", "is not UTF-8"), strict=True):
+        assert fragment in mistake.message
+    assert SECRET not in "".join(map(str, mistakes))
+
+
+def test_a_variable_in_the_wrong_place_is_not_shown(mistakes_of):
+    mistakes = mistakes_of(
+        "listen: {host: '${KEY} x', port: '${KEY}'}\n"
+        "backends: {gpu: {kind: '${KEY}', base_url: '${KEY}'}}\n"
+        "store: {url: '${KEY}'}\n"
+        "telemetry: {sample: '${KEY}'}\n",
+        {"KEY": SECRET},
+    )
+    assert len(mistakes) == 6
+    assert SECRET not in "".join(map(str, mistakes))

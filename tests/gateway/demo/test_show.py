@@ -1,0 +1,85 @@
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from gateway.demo.fleet import ROOT
+
+
+def demo(*flags: str) -> subprocess.Popen:
+    code = "from gateway.cli import main; main(['demo', *__import__('sys').argv[1:]])"
+    command = [sys.executable, "-c", code, *flags]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_tour_is_as_promised_and_tells_so_in_one_json_object(port):
+    with demo("--once", "--json", "--port", str(port)) as process:
+        out, err = process.communicate(timeout=90)
+    told = json.loads(out)
+    assert process.returncode == 0, (told, err)
+    assert told["ok"]
+    assert all(step["ok"] for step in told["steps"])
+    assert told["calls_served"] > told["streams_served"] > 0
+    assert told["attempts"]["2"] > 0
+    assert told["refusing_meter"] == "requests_per_minute"
+    assert told["charged_tokens_after_leaving"] >= told["seen_tokens_when_leaving"] > 0
+    assert 0 < told["first_200_seconds"] < 10
+
+
+def test_without_failover_the_same_tour_fails_at_the_kill(port):
+    with demo("--once", "--json", "--no-failover", "--port", str(port)) as process:
+        out, err = process.communicate(timeout=90)
+    told = json.loads(out)
+    assert process.returncode == 1, (told, err)
+    failed = {step["name"]: step["ok"] for step in told["steps"]}
+    assert failed["serve"]
+    assert not failed["failover"]
+    assert set(told["attempts"]) == {"1"}
+
+
+def test_it_stays_up_for_whoever_watches_until_ctrl_c(port):
+    with demo("--port", str(port)) as process:
+        printed = ""
+        while "FILE has" not in printed:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            printed += line
+        assert [line[:5] for line in printed.splitlines()].count("ok   ") == 4
+        key = re.search(r"Your key: (\S+)", printed).group(1)
+        body = {"model": "mistral-medium-3.5", "max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        assert answer.status_code == 200
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err == ""
+
+
+def test_a_taken_port_is_one_line_with_the_remedy():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with demo("--once", "--port", str(port)) as process:
+            out, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert out == ""
+    assert err == f"sluiceway: cannot listen on 127.0.0.1:{port}: Address already in use. Give another --port.\n"
+
+
+def test_json_without_once_is_refused():
+    with demo("--json") as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "--once" in err

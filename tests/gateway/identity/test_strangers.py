@@ -1,0 +1,76 @@
+import asyncio
+
+from gateway import clock
+from gateway.identity import strangers
+from gateway.identity.keys import new_key
+from gateway.identity.strangers import RATE, TOGETHER, Strangers
+from gateway.store.door import StoreDown
+
+
+class Noting:
+    """A directory that notes what it is asked; `known` are the ids it has."""
+
+    def __init__(self, known=(), *, down=False):
+        self.known, self.down, self.questions = set(known), down, []
+
+    async def existing(self, ids):
+        self.questions.append(set(ids))
+        if self.down:
+            raise StoreDown("away")
+        return frozenset(self.known & set(ids))
+
+
+async def test_a_lone_stranger_is_asked_about_at_once():
+    directory = Noting({"known"})
+    lane = Strangers(directory)
+    assert await lane.exists("known")
+    assert not await lane.exists("unknown")
+    assert directory.questions == [{"known"}, {"unknown"}]
+
+
+async def test_those_who_wait_go_together():
+    directory = Noting({"7"})
+    lane = Strangers(directory)
+    answers = await asyncio.gather(*(lane.exists(str(number)) for number in range(50)))
+    assert answers == [number == 7 for number in range(50)]
+    assert directory.questions == [{str(number) for number in range(50)}]
+
+
+async def test_questions_keep_the_rate_however_many_strangers_knock():
+    directory = Noting({"good"})
+    lane = Strangers(directory)
+    began = clock.monotonic()
+    for _ in range(30):
+        await lane.exists(new_key()[0])
+    assert len(directory.questions) == 30
+    assert clock.monotonic() - began >= 29 / RATE * 0.99
+
+
+async def test_a_full_question_says_so_until_it_is_sent(monkeypatch):
+    monkeypatch.setattr(strangers, "TOGETHER", 3)
+    lane = Strangers(Noting())
+    assert TOGETHER > 3
+    asked = [clock.spawn(lane.exists(str(number)), "ask") for number in range(3)]
+    assert not lane.full
+    await asyncio.sleep(0)
+    assert lane.full
+    await asyncio.gather(*asked)
+    assert not lane.full
+
+
+async def test_a_caller_who_leaves_takes_nobody_along():
+    lane = Strangers(Noting({"stays"}))
+    leaves = clock.spawn(lane.exists("leaves"), "leaves")
+    stays = clock.spawn(lane.exists("stays"), "stays")
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert await stays
+
+
+async def test_a_store_that_is_away_fails_all_who_asked_and_the_next_question_is_a_new_one():
+    directory = Noting({"a"}, down=True)
+    lane = Strangers(directory)
+    answers = await asyncio.gather(lane.exists("a"), lane.exists("b"), return_exceptions=True)
+    assert all(isinstance(answer, StoreDown) for answer in answers)
+    directory.down = False
+    assert await lane.exists("a")

@@ -1,0 +1,71 @@
+import pytest
+
+from policies.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, State
+
+
+def opened(now=0.0):
+    breaker = Breaker()
+    for _ in range(THRESHOLD):
+        breaker.failed(now)
+    return breaker
+
+
+def test_fewer_failures_than_the_threshold_change_nothing():
+    """And a success forgets them."""
+    breaker = Breaker()
+    for _ in range(10):
+        breaker.failed(0.0)
+        breaker.failed(0.0)
+        breaker.succeeded()
+
+    assert breaker.passes(0.0)
+
+
+def test_three_failures_in_a_row_open_it_for_ten_seconds():
+    """Then one call may try."""
+    breaker = opened()
+
+    assert not breaker.passes(FIRST_PAUSE - 0.01)
+    assert breaker.passes(FIRST_PAUSE)
+
+
+def test_half_open_lets_exactly_one_call_through():
+    """Its outcome decides."""
+    breaker = opened()
+    breaker.sent(FIRST_PAUSE)
+
+    assert breaker.state is State.HALF_OPEN
+    assert not breaker.passes(FIRST_PAUSE + 100)
+    breaker.succeeded()
+    assert breaker.passes(FIRST_PAUSE + 100)
+
+
+def test_a_failed_probe_doubles_the_pause():
+    """Up to five minutes."""
+    breaker, now, pause = opened(), 0.0, FIRST_PAUSE
+    for _ in range(10):
+        now += pause
+        breaker.sent(now)
+        breaker.failed(now)
+        pause = min(LONGEST_PAUSE, pause * 2)
+        assert not breaker.passes(now + pause - 0.01)
+        assert breaker.passes(now + pause)
+
+
+def test_a_probe_whose_caller_left_is_owed_again():
+    """Nobody may be kept out for good by a caller who left."""
+    breaker = opened()
+    breaker.sent(FIRST_PAUSE)
+    breaker.abandoned()
+
+    assert breaker.passes(FIRST_PAUSE)
+
+
+@pytest.mark.parametrize("late", [0.0, 5.0])
+def test_late_failures_of_calls_already_under_way_do_not_lengthen_the_pause(late):
+    """Forty calls that die together are one opening."""
+    breaker = opened()
+    for _ in range(40):
+        breaker.failed(late)
+
+    assert breaker.passes(FIRST_PAUSE)

@@ -1,0 +1,29 @@
+import pytest
+
+from policies.candidates import exclusion
+from tests.policies.builders import deployment, request, snapshot
+
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
+
+
+def test_a_healthy_deployment_that_fits_is_in():
+    """Even with an unknown window."""
+    assert exclusion(snapshot(), request(), 10_000_000) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "facts", "words", "soft"),
+    [
+        (snapshot(), request(messages=IMAGE), "takes no image", False),
+        (snapshot(off="the upstream answered 401"), request(), "off: the upstream answered 401", False),
+        (snapshot(deployment(window=100)), request(), "window of 100 tokens", True),
+        (snapshot(ejected=True), request(), "ejected", True),
+        (snapshot(lacks={"chat"}), request(), "has no chat", True),
+    ],
+)
+def test_every_exclusion_says_why(seen, facts, words, soft):
+    """Beliefs are soft, facts are not."""
+    out = exclusion(seen, facts, prompt_tokens=101)
+
+    assert words in out.reason
+    assert out.soft is soft

@@ -1,0 +1,81 @@
+import pytest
+
+from policies.domain import InferenceRequest
+from policies.rejections import Reason, Rejection
+from policies.request import read
+from tests.policies.builders import request
+
+
+def test_the_facts_of_a_plain_chat_are_read():
+    """Defaults are the API's: not streamed, one choice, no bound."""
+    facts = request()
+
+    assert isinstance(facts, InferenceRequest)
+    assert (facts.model, facts.stream, facts.choices, facts.max_tokens) == ("m", False, 1, None)
+    assert facts.modalities == {"text"}
+
+
+def test_the_last_of_duplicate_keys_counts_and_is_the_only_one_kept():
+    """A second `model`, escaped or not, cannot smuggle another name past the check."""
+    facts = read("chat", b'{"model":"a","messages":[],"m\\u006fdel":"b"}')
+
+    assert facts.model == "b"
+    assert sorted(facts.members) == ["messages", "model"]
+
+
+def test_the_smaller_of_both_output_bounds_counts():
+    """`max_completion_tokens` is the newer name of `max_tokens`."""
+    assert request(max_tokens=50, max_completion_tokens=20).max_tokens == 20
+    assert request(max_tokens=None).max_tokens is None
+
+
+def test_an_inlined_image_is_media_and_not_text():
+    """Its base64 says nothing about tokens."""
+    url = "data:image/png;base64," + "A" * 10_000
+    parts = [{"type": "text", "text": "what is it"}, {"type": "image_url", "image_url": {"url": url}}]
+    facts = request(messages=[{"role": "user", "content": parts}])
+
+    assert facts.modalities == {"text", "image"}
+    assert facts.media == 1
+    assert facts.text_bytes < 500
+
+
+def test_text_that_only_mentions_an_image_stays_text():
+    """Quotes inside a string are escaped, so words cannot pose as structure."""
+    facts = request(messages=[{"role": "user", "content": 'say {"type": "image_url"}'}])
+
+    assert facts.modalities == {"text"}
+
+
+def test_usage_is_wanted_only_where_it_was_asked_for():
+    """The caller gets the usage event that it asked for and no other."""
+    assert request(stream=True, stream_options={"include_usage": True}).wants_usage
+    assert not request(stream=True, stream_options={"include_usage": False}).wants_usage
+    assert not request(stream=True, stream_options=None).wants_usage
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "param"),
+    [
+        (b"", Reason.BAD_BODY, None),
+        (b"[]", Reason.BAD_BODY, None),
+        (b'{"model":', Reason.BAD_BODY, None),
+        (b'{"a":' + b"[" * 100_000 + b"}", Reason.BAD_BODY, None),
+        (b'{"messages":[]}', Reason.BAD_MEMBER, "model"),
+        (b'{"model":"","messages":[]}', Reason.BAD_MEMBER, "model"),
+        (b'{"model":7,"messages":[]}', Reason.BAD_MEMBER, "model"),
+        (b'{"model":"m"}', Reason.BAD_MEMBER, "messages"),
+        (b'{"model":"m","messages":[],"stream":"yes"}', Reason.BAD_MEMBER, "stream"),
+        (b'{"model":"m","messages":[],"max_tokens":-1}', Reason.BAD_MEMBER, "max_tokens"),
+        (b'{"model":"m","messages":[],"max_tokens":1.5}', Reason.BAD_MEMBER, "max_tokens"),
+        (b'{"model":"m","messages":[],"n":"2"}', Reason.BAD_MEMBER, "n"),
+        (b'{"model":"m","messages":[],"stream_options":[]}', Reason.BAD_MEMBER, "stream_options"),
+    ],
+)
+def test_bad_input_is_refused_with_the_member_at_fault(body, reason, param):
+    """Never a 500, and the caller learns what to mend."""
+    rejection = read("chat", body)
+
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.param) == (reason, param)
+    assert rejection.shape.status == 400

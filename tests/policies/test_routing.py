@@ -1,0 +1,95 @@
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.domain import Estimate, RoutingTerms
+from policies.rejections import Reason, Rejection
+from policies.routing import route
+from tests.policies.builders import HOSTED, deployment, model, request, snapshot
+
+CALL = Estimate(1000, 100, 200)
+LOCAL, OTHER, PAID = deployment("gpu-a"), deployment("gpu-b"), deployment("hosted", price=HOSTED, kind="nvidia")
+
+
+def ranked(*snapshots, terms=None, seed=1, facts=None):
+    of = model(*(s.deployment for s in snapshots), terms=terms)
+    planned = route(facts or request(), [of], {"m": snapshots}, CALL, random.Random(seed))
+    return planned if isinstance(planned, Rejection) else [c.deployment.backend for c in planned.order]
+
+
+def test_the_free_one_comes_first_while_it_is_in_time():
+    """The cheapest that will answer in time."""
+    assert ranked(snapshot(PAID, ttft=0.1), snapshot(LOCAL)) == ["gpu-a", "hosted"]
+
+
+def test_the_paid_one_comes_first_when_the_free_one_is_late():
+    """Spill-over by the target."""
+    terms = RoutingTerms(ttft_target=1.0)
+
+    assert ranked(snapshot(PAID, ttft=0.5), snapshot(LOCAL, queued=100_000), terms=terms) == ["hosted", "gpu-a"]
+
+
+def test_an_unknown_price_ranks_after_a_known_one():
+    """Nobody is surprised by a bill."""
+    unknown = deployment("mystery", price=None)
+
+    assert ranked(snapshot(unknown, ttft=0.0), snapshot(PAID, ttft=1.0)) == ["hosted", "mystery"]
+
+
+def test_equals_share_the_calls():
+    """The dice decide within one percent."""
+    firsts = Counter(ranked(snapshot(LOCAL), snapshot(OTHER), seed=seed)[0] for seed in range(400))
+
+    assert 140 < firsts["gpu-a"] < 260
+
+
+def test_load_moves_calls_away():
+    """From the one that already has some."""
+    assert ranked(snapshot(LOCAL, in_flight=8), snapshot(OTHER)) == ["gpu-b", "gpu-a"]
+
+
+def test_the_ejected_one_is_left_out_while_another_is_there():
+    """With its reason."""
+    assert ranked(snapshot(LOCAL, ejected=True), snapshot(OTHER)) == ["gpu-b"]
+
+
+def test_ejection_never_takes_the_last_one():
+    """An operator's fault may."""
+    assert ranked(snapshot(LOCAL, ejected=True), snapshot(OTHER, off="410")) == ["gpu-a"]
+    assert ranked(snapshot(LOCAL, off="410")).reason is Reason.NO_DEPLOYMENT
+
+
+def test_fallbacks_come_after_the_models_own():
+    """However cheap they are."""
+    own, spare = model(PAID, name="m", fallbacks=["n"]), model(LOCAL, name="n")
+    seen = {"m": [snapshot(PAID)], "n": [snapshot(LOCAL)]}
+
+    planned = route(request(), [own, spare], seen, CALL, random.Random(1))
+
+    assert [c.deployment.backend for c in planned.order] == ["hosted", "gpu-a"]
+    assert planned.model is own
+
+
+views = st.builds(
+    snapshot,
+    st.builds(deployment, st.sampled_from("abcdef"), window=st.sampled_from([None, 10, 10_000])),
+    in_flight=st.integers(0, 50),
+    queued=st.integers(0, 10**6),
+    ejected=st.booleans(),
+    off=st.sampled_from([None, "410"]),
+    lacks=st.sampled_from([(), ("chat",)]),
+)
+
+
+@given(st.lists(views, max_size=6), st.integers())
+def test_every_deployment_is_either_in_the_order_or_dropped_with_a_reason(seen, seed):
+    """Nothing is lost, and what is off is never tried."""
+    planned = route(request(), [model(*(s.deployment for s in seen))], {"m": seen}, CALL, random.Random(seed))
+    if isinstance(planned, Rejection):
+        assert all(s.off for s in seen)
+        return
+    assert len(planned.order) + len(planned.dropped) == len(seen)
+    assert all(c.dropped is None and c.reason for c in planned.order)
+    assert all(c.dropped for c in planned.dropped)

@@ -1,0 +1,33 @@
+from policies.domain import Estimate, RoutingTerms
+from policies.scoring import score
+from tests.policies.builders import HOSTED, deployment, snapshot
+
+CALL = Estimate(prompt_tokens=10_000, output_tokens=100, reserved_output=200)
+TERMS = RoutingTerms(ttft_target=2.0, value_of_time=2_000_000)
+
+
+def test_seconds_are_fixed_queue_prefill_and_decode():
+    """0.2 fixed + 20,000 tokens at 10,000 a second + 100 tokens at 10 ms."""
+    scored = score(snapshot(queued=10_000), CALL, TERMS)
+
+    assert scored.ttft == 2.2
+    assert scored.seconds == 3.2
+    assert scored.reason == "late"
+
+
+def test_money_and_waiting_add_up():
+    """10,000 in at 1.5 and 100 out at 7.5 USD a million = 0.01575 USD."""
+    scored = score(snapshot(deployment(price=HOSTED)), CALL, TERMS)
+
+    assert scored.money == 15_750_000
+    assert scored.score == 15_750_000 + 2_000_000 * scored.seconds
+
+
+def test_calls_already_there_make_it_dearer():
+    """They wait for our prefill."""
+    assert score(snapshot(in_flight=3), CALL, TERMS).score > score(snapshot(), CALL, TERMS).score
+
+
+def test_an_unknown_price_is_no_price():
+    """Not zero: the ranking puts it last."""
+    assert score(snapshot(deployment(price=None)), CALL, TERMS).money is None
