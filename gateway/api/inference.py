@@ -8,6 +8,7 @@ from typing import Any
 
 from litestar import Router, get, post
 from litestar.connection import Request
+from litestar.params import FromPath
 from litestar.response import Response
 from litestar.types import ASGIApp
 
@@ -48,7 +49,7 @@ def inference_router(services: Services) -> Router:
         return Response({"object": "list", "data": data})
 
     @get("/models/{model_id:path}", summary="Describe a model")
-    async def model(request: Request[Any, Any, Any], model_id: str) -> Response[Any]:
+    async def model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[Any]:
         """Describe one model; its id may hold slashes."""
         refused = await _refused(services, request)
         if refused is not None:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from msgspec import Struct, field
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -67,7 +68,7 @@ class Board:
     def _draw(self) -> None:
         if self._live is None:
             return
-        table = Table(title="Sluiceway, on simulated backends", title_justify="left", show_lines=True)
+        table = Table(title="Sluiceway, on simulated backends", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for heading in ("", "What happens", "What the answers and the ledger say"):
             table.add_column(heading)
         for step in self._steps:

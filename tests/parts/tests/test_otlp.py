@@ -49,7 +49,7 @@ async def test_spans_arrive_whole_and_as_a_tree(receiver, compression):
 
 async def test_waiting_for_what_never_comes_names_what_came(receiver):
     await asyncio.to_thread(nested, tracer(receiver))
-    with pytest.raises(AssertionError, match="3 spans came: .*second"):
+    with pytest.raises(AssertionError, match=r"3 spans came: .*second"):
         await receiver.wait_for(lambda spans: len(spans) == 4, within=0.1)
 
 

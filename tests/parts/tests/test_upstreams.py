@@ -109,10 +109,12 @@ async def test_scripts_are_played_in_the_order_they_were_queued(scripted, raw):
 async def test_a_stream_can_be_broken_in_every_way_after_its_first_words(scripted, raw, ending, refusal):
     gate = asyncio.Event()
     scripted.enqueue([*sse("a", "b", end=False), Until(gate), *ending])
-    with pytest.raises(refusal):
-        async with raw.stream("POST", CHAT, json={}) as answer:
-            async for _ in answer.aiter_raw():
-                gate.set()
+    async with raw.stream("POST", CHAT, json={}) as answer:
+        parts = answer.aiter_raw()
+        await anext(parts)
+        gate.set()
+        with pytest.raises(refusal):
+            _ = [part async for part in parts]
     assert not scripted.calls[0].finished
     assert (scripted.calls[0].tokens, scripted.calls[0].left_at) == (2, None)
 
@@ -129,9 +131,9 @@ async def test_when_a_client_left_is_known_while_the_script_hangs_or_still_write
     for script in ([Hang()], [*sse("a", end=False), *endless]):
         scripted.enqueue(script)
         before = time.monotonic()
-        with pytest.raises(httpx.ReadTimeout if len(script) == 1 else TimeoutError):
-            async with asyncio.timeout(0.3), raw.stream("POST", CHAT, json={}, timeout=0.2) as answer:
-                await answer.aread()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await raw.post(CHAT, json={}, timeout=None)
         async with asyncio.timeout(5):
             while scripted.running:  # noqa: ASYNC110 - the kernel tells the server, not us
                 await asyncio.sleep(0.001)
@@ -144,7 +146,7 @@ async def test_a_stopped_upstream_breaks_what_runs_and_listens_again_where_it_wa
     scripted.enqueue([Hang()])
     async with asyncio.TaskGroup() as group:
         call = group.create_task(_refused(raw))
-        while not scripted.calls:
+        while not scripted.calls:  # noqa: ASYNC110 - it comes over a socket
             await asyncio.sleep(0.001)
         await scripted.stop()
     assert isinstance(call.result(), httpx.ReadError)

@@ -1,0 +1,97 @@
+"""A whole gateway in the test's own loop, over an embedded store and upstreams that the test scripts."""
+
+import asyncio
+import contextlib
+
+import httpx
+import msgspec
+
+from gateway import server
+from gateway.config.settings import (
+    STANDARD,
+    Backend,
+    Limits,
+    Listen,
+    Organization,
+    Settings,
+    StoreSettings,
+    Telemetry,
+)
+from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
+
+TEXT = frozenset({"text"})
+ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def settings(folder, upstreams, **changes):
+    """Make settings over `upstreams` (name -> server), each serving the model `m`, the first the cheapest."""
+    backends = tuple(
+        Backend(name, "openai", f"{upstream.url}/v1", f"secret-{name}") for name, upstream in upstreams.items()
+    )
+    deployments = tuple(
+        Deployment(name, "openai", "scripted", None, TEXT, Price(rank * 10**9, 0))
+        for rank, name in enumerate(upstreams)
+    )
+    terms = changes.pop("terms", RoutingTerms())
+    total = changes.pop("total", 900.0)
+    base = Settings(
+        listen=Listen("127.0.0.1", 0),
+        operations=Listen("127.0.0.1", 0),
+        admin_key="admin",
+        store=StoreSettings("embedded", folder / "data"),
+        limits=Limits(),
+        backends=backends,
+        models=(Model("m", ("alias",), deployments, (), terms, Deadlines(total)),),
+        plans={"standard": STANDARD},
+        organizations={"acme": Organization(None, {})},
+        telemetry=Telemetry(),
+        digest="0123456789ab",
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+class Harness:
+    """A running gateway, a key for it and a client that sends the key."""
+
+    def __init__(self, running, client):
+        self.running = running
+        self.client = client
+        self.gateway = running.gateway
+        self.services = running.gateway.services
+
+    async def key(self, plan=None, organization="acme"):
+        _, key = await self.gateway.directory.create(organization, "team", "test", plan)
+        return key
+
+    async def ask(self, api="chat/completions", key=None, **members):
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return await self.client.post(f"/v1/{api}", json=ASK | members, headers=headers)
+
+    async def usage(self, organization="acme"):
+        """Return what the ledger has booked, once nothing is open any more."""
+        await self.gateway.ledger._batches.drain(5.0)
+        return await self.gateway.ledger.usage(organization)
+
+    def metric(self, name, **labels):
+        return self.services.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def running(folder, upstreams, **changes):
+    """Run a gateway over `upstreams` and yield its harness."""
+    started = await server.start(settings(folder, upstreams, **changes))
+    try:
+        async with httpx.AsyncClient(base_url=started.url, timeout=20) as client:
+            harness = Harness(started, client)
+            client.headers["authorization"] = f"Bearer {await harness.key()}"
+            yield harness
+    finally:
+        await started.stop()
+
+
+async def eventually(condition, within=5.0):
+    """Wait until `condition()` holds; False if it never does."""
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - the condition is anybody's
+            await asyncio.sleep(0.005)
+    return True

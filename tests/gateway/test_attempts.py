@@ -1,0 +1,176 @@
+import json
+
+import httpx
+import pytest
+
+from policies.domain import RoutingTerms
+from tests.gateway.harness import ASK, running
+from tests.parts.scripted import Bytes, Close, Raw, Reset, Status, delta, event, sse, usage
+
+JSON = {"content-type": "application/json"}
+EVENTS = {"content-type": "text/event-stream"}
+
+
+def says(status, body=b"{}", **headers):
+    return [Status(status, JSON | headers), Bytes(body)]
+
+
+UNSEEN = {
+    "reset before the head": [Reset()],
+    "closed before the head": [Close()],
+    "500": says(500),
+    "503": says(503),
+    "529": says(529),
+    "429": says(429),
+    "401": says(401),
+    "404 for the model": says(404, b'{"error":{"message":"The model `x` does not exist."}}'),
+    "410": says(410),
+    "a redirect": says(307, location="http://127.0.0.1/"),
+    "garbage": [Raw(b"NONSENSE\r\n\r\n"), Close()],
+    "a coding that was not asked for": says(200, b"xx", **{"content-encoding": "gzip"}),
+}
+PLAIN = UNSEEN | {
+    "a truncated body": [Status(200, JSON | {"content-length": "100"}), Bytes(b'{"id":1'), Close()],
+    "half of a JSON body": says(200, b'{"id":'),
+}
+STREAMED = UNSEEN | {
+    "a stream cut after its role": [*sse(end=False), Close()],
+    "an empty stream": [Status(200, EVENTS)],
+    "an error event first": [Status(200, EVENTS), delta(role="assistant"), event({"error": {"message": "no"}})],
+    "a reset after the head": [Status(200, EVENTS), Reset()],
+}
+
+
+@pytest.mark.parametrize("fault", PLAIN)
+async def test_a_plain_call_moves_on_from(gateway, first, second, fault):
+    """Nobody has seen anything."""
+    first.enqueue(PLAIN[fault])
+
+    answer = await gateway.ask()
+
+    assert answer.status_code == 200
+    assert (answer.headers["x-sluiceway-attempts"], answer.headers["x-sluiceway-backend"]) == ("2", "b")
+    assert len(second.requests) == 1
+
+
+@pytest.mark.parametrize("fault", STREAMED)
+async def test_an_uncommitted_stream_moves_on_from(gateway, first, second, fault):
+    """The caller gets one whole stream."""
+    first.enqueue(STREAMED[fault])
+    second.enqueue(sse("good", told=usage(1, 1)))
+
+    answer = await gateway.ask(stream=True)
+
+    assert answer.status_code == 200
+    assert answer.headers["x-sluiceway-attempts"] == "2"
+    assert answer.text.count('"role"') == 1
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("end", [[Close()], [Reset()], [], [event({"error": {"message": "no"}})]], ids=str)
+async def test_a_committed_stream_that_fails_says_so_in_band(gateway, first, second, end):
+    """Cut, reset, ended without a finish_reason, failed by the upstream's own word: never a clean end."""
+    first.enqueue([*sse("one", end=False), *end])
+
+    try:
+        text = (await gateway.ask(stream=True)).text
+    except httpx.HTTPError:
+        pytest.fail("the error is told in-band")
+
+    assert "one" in text
+    assert '"error"' in text
+    assert "[DONE]" not in text
+    assert len(second.requests) == 0
+    (total,) = await gateway.usage()
+    assert (total.completion_tokens, total.estimated_tokens > 0) == (1, True)
+
+
+@pytest.mark.parametrize(("status", "body"), [(400, b'{"error": 1 }'), (413, b"too big"), (422, b'{"detail":[ ]}')])
+async def test_a_callers_fault_passes_through_untouched(gateway, first, second, status, body):
+    """It would be one elsewhere too."""
+    first.enqueue(says(status, body))
+
+    answer = await gateway.ask()
+
+    assert (answer.status_code, answer.content) == (status, body)
+    assert len(second.requests) == 0
+
+
+async def test_what_no_deployment_has_is_answered_by_the_engine_itself(gateway, first, second):
+    """And remembered: the next call goes to whoever may have it."""
+    first.enqueue(says(501, b'{"error":"none here"}'))
+    second.enqueue(says(501, b'{"error":"nor here"}'))
+
+    answer = await gateway.ask("embeddings", input="x", messages=None)
+
+    assert (answer.status_code, answer.json()) == (501, {"error": "nor here"})
+    assert answer.headers["x-sluiceway-attempts"] == "2"
+
+
+async def test_when_all_fail_the_story_is_told_without_upstreams_words(gateway, first, second):
+    """One 502 with the kinds of failure."""
+    first.enqueue(says(503, b"secret-a leaked"))
+    second.enqueue([Reset()])
+
+    answer = await gateway.ask()
+
+    assert answer.status_code == 502
+    assert "a: unavailable; b: " in answer.json()["error"]["message"]
+    assert "leaked" not in answer.text
+    (total,) = await gateway.usage()
+    assert (total.requests, total.prompt_tokens, total.completion_tokens) == (1, 0, 0)
+
+
+async def test_with_one_attempt_there_is_no_failover(tmp_path, first, second):
+    """The setting that the demo shows off."""
+    upstreams = {"a": first, "b": second}
+    async with running(tmp_path, upstreams, terms=RoutingTerms(max_attempts=1)) as gateway:
+        first.enqueue([Reset()])
+
+        assert (await gateway.ask()).status_code == 502
+        assert len(second.requests) == 0
+
+
+async def test_a_failing_deployment_is_ejected_and_the_last_one_never(gateway, first, second):
+    """After three failures nobody pays for a fourth."""
+    first.default = [Reset()]
+    for _ in range(5):
+        assert (await gateway.ask()).status_code == 200
+
+    assert len(first.requests) == 3
+    second.default = [Reset()]
+    for _ in range(4):
+        await gateway.ask()
+    first.default = second.default = None
+    assert (await gateway.ask()).status_code == 200
+
+
+async def test_a_credential_that_is_refused_switches_its_deployment_off(gateway, first):
+    """One call finds out, the next ones do not."""
+    first.enqueue(says(401))
+    for _ in range(3):
+        assert (await gateway.ask()).status_code == 200
+
+    assert len(first.requests) == 1
+
+
+async def test_load_is_given_back_whatever_ends_an_attempt(gateway, first, second):
+    """In flight and queued tokens return to zero."""
+    first.enqueue([Reset()], sse("a", end=False), says(400))
+    for _ in range(3):
+        await gateway.ask(stream=True)
+
+    assert [(live.in_flight, live.queued_tokens) for live in gateway.services.fleet._live.values()] == [(0, 0)] * 2
+    assert gateway.metric("sluiceway_in_flight", backend="a") == 0
+
+
+async def test_a_call_past_its_deadline_is_504(tmp_path, first):
+    """Whatever the upstream does."""
+    from tests.parts.scripted import Hang
+
+    first.default = [Hang()]
+    async with running(tmp_path, {"a": first}, total=0.4) as gateway:
+        answer = await gateway.client.post("/v1/chat/completions", json=ASK)
+
+        assert answer.status_code == 504
+        assert json.loads(answer.content)["error"]["code"] == "deadline_exceeded"

@@ -1,0 +1,197 @@
+import asyncio
+import json
+import os
+import signal
+
+import httpx
+import pytest
+
+from gateway.config.settings import Limits
+from policies.domain import Meter, MeterKind, Plan
+from tests.gateway.harness import ASK, eventually, running
+from tests.parts.scripted import Hang, Status, delta, sse, usage
+
+LONG = [
+    Status(200, {"content-type": "text/event-stream"}),
+    delta(role="assistant"),
+    delta(content="one"),
+    delta(content="two"),
+    Hang(),
+]
+
+
+async def test_a_call_without_a_key_is_refused_in_openais_shape(gateway):
+    """And reaches no upstream."""
+    answer = await gateway.client.post("/v1/chat/completions", json=ASK, headers={"authorization": ""})
+
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "missing_api_key"
+    assert answer.headers["x-sluiceway-config"] == "0123456789ab"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+
+
+@pytest.mark.parametrize(
+    ("members", "status", "param"),
+    [({"model": "other"}, 404, "model"), ({"stream": "yes"}, 400, "stream"), ({"messages": None}, None, None)],
+)
+async def test_bad_members_are_refused_with_their_name(gateway, first, members, status, param):
+    """A value that only the engine can judge is passed to it."""
+    answer = await gateway.ask(**members)
+
+    assert answer.status_code == (status or 200)
+    assert len(first.requests) == (status is None)
+    if status:
+        assert answer.json()["error"]["param"] == param
+
+
+async def test_an_alias_is_the_model(gateway, first):
+    """And the upstream is called by its own name."""
+    assert (await gateway.ask(model="alias")).status_code == 200
+    assert json.loads(first.requests[0].body)["model"] == "scripted"
+
+
+async def test_the_callers_request_id_is_kept_if_it_is_a_plain_one(gateway):
+    """And passed on; a wild one is replaced."""
+    plain = await gateway.client.post("/v1/chat/completions", json=ASK, headers={"x-request-id": "abc-1"})
+    wild = await gateway.client.post("/v1/chat/completions", json=ASK, headers={"x-request-id": "a b"})
+
+    assert plain.headers["x-request-id"] == "abc-1"
+    assert wild.headers["x-request-id"].startswith("req_")
+
+
+async def test_credentials_stay_on_their_side(gateway, first):
+    """The caller's never reaches an upstream, nor its odd headers; the upstream gets its own."""
+    await gateway.client.post(
+        "/v1/chat/completions", json=ASK, headers={"x-sluiceway-x": "1", "nvcf-x": "1", "cookie": "c"}
+    )
+
+    sent = dict(first.requests[0].headers)
+    assert sent["authorization"] == "Bearer secret-a"
+    assert not {"x-sluiceway-x", "nvcf-x", "cookie"} & set(sent)
+
+
+async def test_told_usage_is_booked_to_the_token(gateway, first):
+    """Under the key and the model's own name."""
+    first.enqueue(sse("a", "b", told=usage(7, 2)))
+
+    async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+        assert b"usage" not in await answer.aread()
+
+    (total,) = await gateway.usage()
+    assert (total.model, total.prompt_tokens, total.completion_tokens, total.estimated_tokens) == ("m", 7, 2, 0)
+
+
+async def test_a_caller_who_leaves_closes_the_upstream_and_pays_for_what_it_saw(gateway, first):
+    """Within 50 ms here, and at least what came."""
+    first.enqueue(LONG)
+    async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+        async for line in answer.aiter_lines():
+            if "two" in line:
+                break
+
+    assert await eventually(lambda: not first.running, within=1.0)
+    (total,) = await gateway.usage()
+    assert total.completion_tokens == 2
+    assert total.estimated_tokens == total.prompt_tokens + 2
+    assert gateway.services.intake.open_calls == 0
+    assert gateway.gateway.ledger.open_reservations == 0
+    assert gateway.metric("sluiceway_requests_total", api="chat", model="m", status="499") == 1
+
+
+async def test_a_caller_who_leaves_in_prefill_closes_the_upstream(gateway, first):
+    """Nothing need be written to notice."""
+    first.enqueue([Hang()])
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.client.post("/v1/chat/completions", json=ASK, timeout=0.3)
+
+    assert await eventually(lambda: not first.connections, within=1.0)
+    assert await eventually(lambda: gateway.services.intake.open_calls == 0)
+
+
+async def test_a_limit_refuses_with_its_level_and_meter_and_a_true_wait(tmp_path, first):
+    """Asked again in time it is admitted."""
+    meter = Meter(MeterKind.REQUESTS_PER_MINUTE, limit=600, burst=2, period_us=60_000_000)
+    async with running(tmp_path, {"a": first}, plans={"tiny": Plan("tiny", (meter,))}) as gateway:
+        key = await gateway.key("tiny")
+        admitted = [await gateway.ask(key=key) for _ in range(2)]
+        refused = await gateway.ask(key=key)
+        await asyncio.sleep(int(refused.headers["retry-after-ms"]) / 1000)
+        again = await gateway.ask(key=key)
+
+        assert [a.status_code for a in (*admitted, refused, again)] == [200, 200, 429, 200]
+        assert admitted[0].headers["x-ratelimit-remaining-requests"] == "1"
+        assert refused.headers["x-sluiceway-meter"] == "requests_per_minute"
+        assert refused.headers["x-sluiceway-level"] == "key"
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        labels = {"reason": "rate_limit_exceeded", "level": "key", "meter": "requests_per_minute"}
+        assert gateway.metric("sluiceway_rejections_total", **labels) == 1
+
+
+async def test_bodies_are_bounded(tmp_path, first):
+    """By their told length, and as they come."""
+    async with running(tmp_path, {"a": first}, limits=Limits(body=1000, buffered_total=2000)) as gateway:
+        big = await gateway.ask(extra="x" * 2000)
+
+        async def chunks():
+            for _ in range(10):
+                yield b"x" * 500
+
+        grown = await gateway.client.post("/v1/chat/completions", content=chunks())
+
+        assert [big.status_code, grown.status_code] == [413, 413]
+        assert (gateway.services.intake.buffered, gateway.services.intake.open_calls) == (0, 0)
+
+
+async def test_a_store_that_does_not_answer_is_503_and_comes_back(gateway, first):
+    """Deny is the stance; nothing is served unmetered."""
+    assert (await gateway.ask()).status_code == 200
+    valkey = int(await _store_pid(gateway))
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        refused = await gateway.ask()
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "store_unavailable"
+    assert refused.headers["retry-after"] == "1"
+    assert len(first.requests) == 1
+    assert (await gateway.ask()).status_code == 200
+
+
+async def test_a_bug_is_a_500_without_its_traceback(gateway, first, monkeypatch):
+    """And everything is given back."""
+    monkeypatch.setattr("gateway.attempts.rewrite", lambda *_: 1 / 0)
+    answer = await gateway.ask()
+
+    assert answer.status_code == 500
+    assert "ZeroDivision" not in answer.text
+    await gateway.usage()
+    assert gateway.gateway.ledger.open_reservations == 0
+    assert gateway.services.intake.open_calls == 0
+
+
+async def test_streams_that_outlive_the_grace_are_told_so(tmp_path, first, monkeypatch):
+    """In-band, and settled."""
+    monkeypatch.setattr("gateway.server.GRACE", 1)
+    first.enqueue(LONG)
+    async with running(tmp_path, {"a": first}) as gateway, httpx.AsyncClient(timeout=20) as client:
+        headers = {"authorization": f"Bearer {await gateway.key()}"}
+        url = f"{gateway.running.url}/v1/chat/completions"
+        async with client.stream("POST", url, json=ASK | {"stream": True}, headers=headers) as answer:
+            lines = answer.aiter_lines()
+            while "two" not in await anext(lines):
+                pass
+            stopping = asyncio.ensure_future(gateway.running.stop())
+            rest = [line async for line in lines]
+        await stopping
+
+        assert "overloaded" in "".join(rest)
+        assert "[DONE]" not in "".join(rest)
+        assert gateway.gateway.ledger.open_reservations == 0
+
+
+async def _store_pid(gateway):
+    (info,) = await gateway.gateway.store.send(("INFO", "server"))
+    return info["process_id"] if isinstance(info, dict) else info.split(b"process_id:")[1].split()[0]

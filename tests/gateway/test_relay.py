@@ -1,0 +1,122 @@
+import json
+
+import httpx
+import pytest
+
+from tests.gateway.harness import ASK
+from tests.parts.scripted import DONE, Bytes, Close, Hang, Status, delta, event, sse, usage
+
+JSON = {"content-type": "application/json"}
+EVENTS = {"content-type": "text/event-stream"}
+
+
+async def test_a_plain_answer_is_the_upstreams_byte_for_byte(gateway, first):
+    """`model` included."""
+    body = b'{ "model":"scripted", "x": 1.00, "usage":{"prompt_tokens":5,"completion_tokens":3}}'
+    first.enqueue([Status(200, JSON | {"x-secret": "1", "server": "vllm"}), Bytes(body)])
+
+    answer = await gateway.ask()
+
+    assert answer.content == body
+    assert "x-secret" not in answer.headers
+    assert "server" not in answer.headers
+    (total,) = await gateway.usage()
+    assert (total.prompt_tokens, total.completion_tokens, total.estimated_tokens) == (5, 3, 0)
+
+
+async def test_a_stream_is_the_upstreams_but_for_the_usage_only_we_asked_for(gateway, first):
+    """Asked for, it is passed."""
+    script = sse("one", "two", told=usage(3, 2))
+    first.enqueue(script, script)
+    whole = b"".join(step.data for step in script if isinstance(step, Bytes))
+
+    without = await gateway.ask(stream=True)
+    with_usage = await gateway.ask(stream=True, stream_options={"include_usage": True})
+
+    assert with_usage.content == whole
+    assert without.content == b"".join(e + b"\n\n" for e in whole.split(b"\n\n") if e and b'"usage"' not in e)
+    assert json.loads(first.requests[0].body)["stream_options"] == {"include_usage": True}
+
+
+async def test_a_missing_done_is_added(gateway, first):
+    """As for transformers serve."""
+    first.enqueue([step for step in sse("one") if step is not DONE])
+
+    assert (await gateway.ask(stream=True)).text.endswith("data: [DONE]\n\n")
+
+
+async def test_an_answer_that_tells_no_usage_is_counted(gateway, first):
+    """Prompt by estimate, output by events; marked so."""
+    first.enqueue(sse("one", "two", "three"))
+    await gateway.ask(stream=True)
+
+    (total,) = await gateway.usage()
+    assert total.completion_tokens == 3
+    assert total.estimated_tokens == total.prompt_tokens + 3
+
+
+async def test_a_malformed_event_is_passed_on_and_counted(gateway, first):
+    """One bad event does not end a stream."""
+    first.enqueue([*sse("one", end=False), Bytes(b'data: {"error": oops\n\n'), delta(finish="stop"), DONE])
+
+    answer = await gateway.ask(stream=True)
+
+    assert 'data: {"error": oops\n\n' in answer.text
+    assert gateway.metric("sluiceway_malformed_events_total") == 1
+
+
+async def test_a_json_answer_to_a_streamed_call_is_relayed_as_it_is(gateway, first):
+    """Some engines do that."""
+    first.enqueue([Status(200, JSON), Bytes(b'{"ok":true}')])
+
+    assert (await gateway.ask(stream=True)).json() == {"ok": True}
+
+
+async def test_silence_before_the_first_content_moves_on(gateway, first, second, monkeypatch):
+    """Headers are no content."""
+    monkeypatch.setattr("gateway.relay.first_content_deadline", lambda _: 0.3)
+    first.enqueue([Status(200, EVENTS), delta(role="assistant"), Hang()])
+
+    assert (await gateway.ask(stream=True)).headers["x-sluiceway-attempts"] == "2"
+
+
+async def test_a_stall_after_content_is_told_in_band(gateway, first):
+    """The dialect says how long silence may last."""
+    home = gateway.services.fleet.homes["a"]
+    home.dialect = type(home.dialect)(kind="openai", priors=home.dialect.priors, stall=0.2)
+    first.enqueue([*sse("one", end=False), Hang()])
+
+    text = (await gateway.ask(stream=True)).text
+
+    assert "stall" in text
+    assert "[DONE]" not in text
+
+
+async def test_a_huge_plain_answer_is_streamed_once_it_is_too_large_to_hold(gateway, first, monkeypatch):
+    """Whole, it is whole; cut, it is an error to every client."""
+    monkeypatch.setattr("gateway.relay.BUFFERED", 10_000)
+    body = json.dumps({"text": "x" * 50_000}).encode()
+    first.enqueue(
+        [Status(200, JSON), Bytes(body[:20_000]), Bytes(body[20_000:])],
+        [Status(200, JSON), Bytes(body[:20_000]), Close()],
+    )
+
+    assert (await gateway.ask()).content == body
+    with pytest.raises(httpx.RemoteProtocolError):
+        await gateway.ask()
+
+
+async def test_an_upstream_faster_than_its_caller_is_paused(gateway, first):
+    """Nothing is read while nothing is taken: memory stays flat."""
+    part = event({"choices": [{"delta": {"content": "x" * 60_000}}]})
+    first.enqueue([Status(200, EVENTS), *[part] * 800, delta(finish="stop"), DONE])
+    async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+        import asyncio
+
+        await asyncio.sleep(0.8)
+        (connection,) = first.connections
+        sent = connection.sent
+        assert sent < 20_000_000
+        size = sum([len(chunk) async for chunk in answer.aiter_bytes()])
+
+    assert size > 48_000_000
