@@ -19,6 +19,7 @@ from gateway.reply import Reply, Send
 from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
+from gateway.upstream.fleet import Live
 from policies.domain import API, Claim, Estimate, InferenceRequest, Principal, Reservation, Route, Usage
 from policies.limits import openai_headers
 from policies.rejections import Reason, Rejection
@@ -53,6 +54,7 @@ class Exchange:
         self._attempts: Attempts | None = None
         self._rejection: Rejection | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._coming: Live | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the call."""
@@ -110,6 +112,7 @@ class Exchange:
         self._attempts = Attempts(
             services, self._known_request(), self._estimate, self._reply, key=who.key, call=self._span
         )
+        self._arrive()
         return await self._attempts.run(planned, self._begun_at)
 
     def _plan(self, who: Principal, body: bytes) -> Route | Rejection:
@@ -129,7 +132,17 @@ class Exchange:
         chain = services.catalog.chain(model)
         now = clock.monotonic()
         snapshots = {link.name: services.fleet.snapshots(link, now) for link in chain}
-        return route(request, chain, snapshots, self._estimate, clock.dice)
+        planned = route(request, chain, snapshots, self._estimate, clock.dice)
+        if isinstance(planned, Route):
+            self._coming = services.fleet.live(planned.order[0].deployment)
+            self._coming.expect(self._estimate.prompt_tokens)
+        return planned
+
+    def _arrive(self) -> None:
+        """Give back the load held while the call was on its way to its first deployment."""
+        if self._coming is not None:
+            self._coming.release(self._estimate.prompt_tokens)
+            self._coming = None
 
     async def _admit(self, who: Principal, planned: Route) -> Reservation | Rejection:
         """Pay: set aside at every level what the call will probably use."""
@@ -178,6 +191,7 @@ class Exchange:
         """Settle, observe, record; nothing here waits."""
         if self._watcher is not None:
             self._watcher.cancel()
+        self._arrive()
         usage = self._usage()
         if self._reservation is not None:
             self._services.ledger.settle(self._reservation, usage)

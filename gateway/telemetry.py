@@ -5,6 +5,7 @@ otherwise; attributes are set once, in bulk, and only on a span that is recorded
 among them. Without an endpoint nothing is recorded, and a caller's trace context still reaches the backend.
 """
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -33,6 +34,9 @@ OPERATIONS: dict[API, str] = {
     "embeddings": gen_ai.GenAiOperationNameValues.EMBEDDINGS.value,
 }
 
+EXPORT_WITHIN = 3.0
+"""Seconds an export may take with all of its retries: a receiver that is down must not hold up a stop."""
+
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -47,7 +51,7 @@ class Telemetry:
                 {"service.name": "sluiceway", "service.version": version, "service.instance.id": instance}
             )
             self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(sample)))
-            exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+            exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_WITHIN)
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
             self._tracer = self._provider.get_tracer("sluiceway", version)
 
@@ -90,9 +94,9 @@ class Telemetry:
         return span
 
     async def close(self) -> None:
-        """Send what is queued and stop; blocks the loop for at most the exporter's own deadline."""
+        """Send what is queued and stop, within `EXPORT_WITHIN`."""
         if self._provider is not None:
-            self._provider.shutdown()
+            await asyncio.to_thread(self._provider.shutdown)
 
 
 def propagate(span: Span) -> dict[str, str]:

@@ -1,12 +1,17 @@
 """What it costs to send a call to one deployment: money and waiting, as nano-dollars.
 
-Law: score = money + value of time x (own expected seconds + seconds imposed on the calls already there). The last term
-is n x u / r: n calls in flight wait while our u prompt tokens are prefilled at r tokens a second. Smaller is better. An
-unknown price counts as no money here and is ranked after every known one by `routing`.
+Law: score = money + value of time x (own expected seconds + seconds imposed on the calls already there). Calls already
+there wait while our prompt is prefilled, and each call there slows every other's output by `CROWDING`, ours too; so
+equal deployments share the calls. Smaller is better. An unknown price counts as no money here and is ranked after every
+known one by `routing`.
 """
 
 from policies.domain import Candidate, Estimate, RoutingTerms, Snapshot
 from policies.pricing import money
+
+CROWDING = 0.02
+"""Share by which one more call in a batch slows every call's output tokens: vLLM's step on large GPUs grows by 0.3 % a
+sequence, llama.cpp's on a CPU by far more; between them, it is enough to tell an idle replica from a busy one."""
 
 
 def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candidate:
@@ -14,8 +19,10 @@ def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candid
     deployment = snapshot.deployment
     prompt_tokens, output_tokens = estimate.prompt_tokens, estimate.output_tokens
     ttft = snapshot.ttft_fixed + (snapshot.queued_tokens + prompt_tokens) / snapshot.prefill_rate
-    seconds = ttft + output_tokens * snapshot.token_time
-    imposed = snapshot.in_flight * prompt_tokens / snapshot.prefill_rate
+    decode = output_tokens * snapshot.token_time
+    crowding = CROWDING * snapshot.in_flight * decode
+    seconds = ttft + decode + crowding
+    imposed = snapshot.in_flight * prompt_tokens / snapshot.prefill_rate + crowding
     cost = None if deployment.price is None else money(deployment.price, prompt_tokens, output_tokens)
     return Candidate(
         deployment=deployment,

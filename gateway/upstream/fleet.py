@@ -48,6 +48,16 @@ class Live:
             lacks=frozenset(self._lacks),
         )
 
+    def expect(self, prompt_tokens: int) -> None:
+        """Count a call in that is on its way here: those routed at the same moment must see one another."""
+        self.in_flight += 1
+        self.queued_tokens += prompt_tokens
+
+    def release(self, prompt_tokens: int) -> None:
+        """Take back `expect`."""
+        self.in_flight -= 1
+        self.queued_tokens -= prompt_tokens
+
     def answered(self) -> None:
         """Note that an attempt went well."""
         before = self.breaker.state

@@ -26,13 +26,17 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("server", STORES, indirect=True)
 
 
+def spawned(*command):
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
 @asynccontextmanager
 async def debian_redis(directory):
     """Run redis-server of PATH, set up like the embedded store."""
     runtime = Path(tempfile.mkdtemp(prefix="sw-"))
     address = runtime / "store"
     options = ["--port", "0", "--unixsocket", address, "--appendonly", "yes", "--save", "", "--dir", directory]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    process = spawned("redis-server", *options)
     try:
         while not address.exists():
             assert process.poll() is None

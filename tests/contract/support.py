@@ -25,5 +25,5 @@ def claim(*levels, tokens=10, prompt=4, organization="acme", model="m"):
 async def until(condition, seconds=20.0):
     """Wait until an async condition holds; fail when it does not in all that time."""
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - the condition is in another process
             await asyncio.sleep(0.01)

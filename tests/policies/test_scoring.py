@@ -23,6 +23,14 @@ def test_money_and_waiting_add_up():
     assert scored.score == 15_750_000 + 2_000_000 * scored.seconds
 
 
+def test_short_prompts_share_equal_deployments_too():
+    """Crowding counts where prefill does not, against a head start of 10 ms."""
+    short = Estimate(prompt_tokens=10, output_tokens=100, reserved_output=200)
+    busy, idle = snapshot(in_flight=1, ttft=0.20), snapshot(ttft=0.21)
+
+    assert score(busy, short, TERMS).score > score(idle, short, TERMS).score
+
+
 def test_calls_already_there_make_it_dearer():
     """They wait for our prefill."""
     assert score(snapshot(in_flight=3), CALL, TERMS).score > score(snapshot(), CALL, TERMS).score

@@ -1,0 +1,22 @@
+import httpx
+
+
+async def test_liveness_readiness_and_metrics_have_an_address_of_their_own(gateway):
+    """Callers do not see it, and it needs no key."""
+    async with httpx.AsyncClient(base_url=gateway.running.operations_url) as operator:
+        live, ready, metrics = [await operator.get(path) for path in ("/livez", "/readyz", "/metrics")]
+
+    assert (live.text, ready.text) == ("ok", "ok")
+    assert "sluiceway_open_calls 0.0" in metrics.text
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert (await gateway.client.get("/metrics")).status_code == 404
+
+
+async def test_a_gateway_without_models_is_not_ready(gateway):
+    """And says why."""
+    gateway.services.catalog = type(gateway.services.catalog)(())
+    async with httpx.AsyncClient(base_url=gateway.running.operations_url) as operator:
+        answer = await operator.get("/readyz")
+
+    assert answer.status_code == 503
+    assert "no backend lists a model" in answer.text

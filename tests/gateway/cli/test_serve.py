@@ -1,0 +1,49 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.parts.gateway import GatewayProcess, write_config
+from tests.parts.scripted import ScriptedServer
+
+SERVE = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
+
+
+async def test_serve_says_where_it_listens_and_ends_with_0(tmp_path):
+    """On SIGTERM."""
+    async with ScriptedServer() as upstream:
+        config = write_config(tmp_path, {"backends": {"a": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}}})
+        async with GatewayProcess(config) as gateway:
+            assert f"listens on {gateway.url}" in gateway.output
+            assert "models:   scripted" in gateway.output
+            assert await gateway.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("lisen: {}\n", "1: lisen"), (None, "cannot be read")],
+    ids=["a mistake", "no file"],
+)
+def test_what_check_refuses_serve_refuses(tmp_path, text, words):
+    """With the same words, and exit code 2."""
+    path = tmp_path / "gateway.yaml"
+    if text is not None:
+        path.write_text(text)
+
+    done = subprocess.run([*SERVE, "--config", str(path)], capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_with_nothing_to_serve_it_says_what_to_do(tmp_path):
+    """One clear message, exit 2; the usual ports of local engines are free on a test machine."""
+    environment = {name: value for name, value in os.environ.items() if name != "NVIDIA_API_KEY"}
+
+    done = subprocess.run(SERVE, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path, env=environment)
+
+    assert done.returncode == 2
+    assert "Nothing to serve" in done.stderr
+    assert "NVIDIA_API_KEY" in done.stderr

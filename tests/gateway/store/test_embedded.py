@@ -1,0 +1,173 @@
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.store import embedded as module
+from gateway.store.door import Store, StoreDown
+from gateway.store.embedded import DataDirLocked, embedded
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from gateway.store.embedded import embedded
+
+async def main():
+    async with embedded(Path(sys.argv[1])) as url:
+        print(url, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@contextlib.contextmanager
+def owner(data_dir):
+    """Another process that runs a store in `data_dir`; yields it and the store's URL."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(data_dir)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@contextlib.asynccontextmanager
+async def opened(url):
+    store = Store(url)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def pid_of(store):
+    (info,) = await store.send(["INFO", "server"])
+    return info["process_id"]
+
+
+async def gone(pid, seconds=5.0):
+    """Tell whether a process ends within some seconds; a zombie has ended."""
+    for _ in range(int(seconds / 0.02)):
+        state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        if state.stdout.strip() in {"", "Z"}:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def test_it_answers_when_it_is_yielded_and_keeps_what_was_written(tmp_path):
+    data_dir = tmp_path / "a directory" / "data"
+    for expected in (1, 2, 3):
+        async with embedded(data_dir) as url, opened(url) as store:
+            assert await store.send(["INCR", "n"]) == [expected]
+
+
+async def test_it_loses_nothing_that_a_killed_owner_wrote_and_is_free_again_at_once(tmp_path):
+    with owner(tmp_path) as (process, url):
+        async with opened(url) as store:
+            await store.send(["SET", "n", "1"])
+            pid = await pid_of(store)
+        process.kill()
+        process.wait()
+
+        async with embedded(tmp_path) as url, opened(url) as store:
+            assert await store.send(["GET", "n"]) == [b"1"]
+        assert await gone(pid)
+
+
+async def test_it_dies_with_an_owner_that_is_killed_and_leaves_no_runtime_directory(tmp_path):
+    with owner(tmp_path) as (process, url):
+        async with opened(url) as store:
+            pid = await pid_of(store)
+        runtime = Path(url.removeprefix("unix://")).parent
+        assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
+
+        process.kill()
+
+        assert await gone(pid)
+        async with asyncio.timeout(5):
+            while runtime.exists():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_terminals_interrupt_does_not_reach_it(tmp_path):
+    with owner(tmp_path) as (process, url):
+        async with opened(url) as store:
+            pid = await pid_of(store)
+
+            assert os.getsid(pid) != os.getsid(process.pid)
+            os.killpg(os.getpgid(pid), signal.SIGHUP)
+            assert await store.send(["PING"]) == [True]
+
+
+async def test_a_second_owner_is_told_who_holds_the_directory(tmp_path):
+    with owner(tmp_path) as (process, _):
+        with pytest.raises(DataDirLocked, match=rf"{tmp_path} is in use by process {process.pid}:"):
+            async with embedded(tmp_path):
+                pass
+
+    async with embedded(tmp_path):
+        with pytest.raises(DataDirLocked, match=f"process {os.getpid()}:"):
+            async with embedded(tmp_path):
+                pass
+
+
+async def test_its_files_are_for_nobody_else_and_it_listens_on_no_port(tmp_path):
+    data_dir = tmp_path / "data"
+    async with embedded(data_dir) as url, opened(url) as store:
+        (told,) = await store.send(["CONFIG", "GET", "port", "maxmemory-policy", "appendfsync"])
+
+        assert told == {"port": "0", "maxmemory-policy": "noeviction", "appendfsync": "everysec"}
+        assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+        assert stat.S_IMODE(Path(url.removeprefix("unix://")).stat().st_mode) == 0o700
+        assert (data_dir / "appendonlydir").is_dir()
+
+
+async def test_one_that_cannot_start_says_why(tmp_path):
+    (tmp_path / "appendonlydir").write_text("in the way")
+
+    with pytest.raises(StoreDown, match=r"ended with code 1: .*append"):
+        async with embedded(tmp_path):
+            pass
+
+    (tmp_path / "appendonlydir").unlink()
+    async with embedded(tmp_path) as url, opened(url) as store:
+        assert await store.send(["PING"]) == [True]
+
+
+async def test_one_that_does_not_stop_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STOPPED_WITHIN", 0.2)
+    async with embedded(tmp_path) as url, opened(url) as store:
+        pid = await pid_of(store)
+        os.kill(pid, signal.SIGSTOP)
+
+    assert await gone(pid)
+
+
+async def test_a_long_temporary_directory_does_not_make_the_sockets_path_too_long(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+
+    async with embedded(tmp_path / "data") as url, opened(url) as store:
+        assert await store.send(["PING"]) == [True]
+
+
+async def test_it_starts_within_a_moment(tmp_path):
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        async with embedded(tmp_path):
+            times.append(time.monotonic() - start)
+
+    assert min(times) < 0.75  # 40 ms on a quiet machine

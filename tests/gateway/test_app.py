@@ -1,0 +1,30 @@
+from tests.gateway.harness import running
+from tests.parts.scripted import ScriptedServer
+
+
+async def test_without_models_every_listed_one_is_served(tmp_path, first):
+    """Under its own id."""
+    async with running(tmp_path, {"a": first}, models=None) as gateway:
+        assert (await gateway.ask(model="scripted")).status_code == 200
+
+
+async def test_a_rescan_follows_what_backends_list(tmp_path, first):
+    """A model that comes is served, one that goes is not."""
+    async with running(tmp_path, {"a": first}, models=None) as gateway:
+        first.model = "newer"
+        await gateway.gateway.scan()
+
+        assert (await gateway.ask(model="newer")).status_code == 200
+        assert (await gateway.ask(model="scripted")).status_code == 404
+
+
+async def test_local_engines_are_found_on_their_usual_ports(tmp_path, first, monkeypatch):
+    """And join the backends of the settings."""
+    async with ScriptedServer("found") as engine:
+        monkeypatch.setattr("gateway.app.USUAL_PORTS", (engine.port,))
+        async with running(tmp_path, {"a": first}, models=None) as gateway:
+            gateway.gateway._discover = True
+            await gateway.gateway.scan()
+
+            assert set(gateway.services.fleet.homes) == {"a", f"transformers-{engine.port}"}
+            assert (await gateway.ask(model="found")).status_code == 200

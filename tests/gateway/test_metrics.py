@@ -1,0 +1,21 @@
+from gateway.metrics import Metrics
+
+
+def test_what_was_counted_is_rendered():
+    """In Prometheus' text format, under the documented names."""
+    metrics = Metrics()
+    metrics.requests.labels("chat", "m", "200").inc()
+    metrics.gauge("sluiceway_x", "Read when scraped.", lambda: 7)
+
+    text = metrics.render().decode()
+
+    assert 'sluiceway_requests_total{api="chat",model="m",status="200"} 1.0' in text
+    assert "sluiceway_x 7.0" in text
+
+
+def test_two_gateways_in_one_process_do_not_share_a_registry():
+    """Tests and workers rely on it."""
+    one, other = Metrics(), Metrics()
+    one.malformed.inc()
+
+    assert "sluiceway_malformed_events_total 0.0" in other.render().decode()

@@ -1,0 +1,37 @@
+from gateway.config.settings import Backend
+from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.listing import Listed
+from policies.domain import Price
+from tests.policies.builders import deployment, model
+
+
+def test_a_model_is_found_by_every_name():
+    """And only by those."""
+    import msgspec
+
+    named = msgspec.structs.replace(model(deployment()), aliases=("latest",))
+    catalog = Catalog([named])
+
+    assert catalog.find("m") is catalog.find("latest") is named
+    assert catalog.find("other") is None
+
+
+def test_the_chain_is_the_model_and_its_fallbacks_once_each():
+    """Even where they name one another."""
+    one, two = model(name="one", fallbacks=["two"]), model(name="two", fallbacks=["one"])
+    catalog = Catalog([one, two])
+
+    assert catalog.chain(one) == [one, two]
+
+
+def test_the_same_id_on_two_backends_is_one_model_with_two_deployments():
+    """Local ones are free, hosted ones of unknown price."""
+    backends = [Backend("gpu", "vllm", "http://x/v1"), Backend("hosted", "nvidia", "https://y/v1")]
+    listings = {"gpu": [Listed("org/m", 4096)], "hosted": [Listed("org/m", None), Listed("other", None)]}
+
+    catalog = listed(listings, backends)
+
+    assert [m.name for m in catalog.models] == ["org/m", "other"]
+    first, second = catalog.find("org/m").deployments
+    assert (first.context_window, first.price) == (4096, Price(0, 0))
+    assert (second.context_window, second.price) == (None, None)

@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from gateway.config.settings import Backend
+from gateway.upstream.listing import Listed, engine_at, models_of
+from tests.parts.http1 import Http1Server
+
+MODELS = {"object": "list", "data": [{"id": "org/m", "object": "model", "max_model_len": 4096}]}
+
+
+class Engine(Http1Server):
+    """Answers GETs from a table of paths; what is not in it is a 404."""
+
+    def __init__(self, **answers):
+        super().__init__()
+        self.answers = {f"/{path.replace('__', '/')}": answer for path, answer in answers.items()}
+        self.header = ""
+
+    async def handle(self, request, connection):
+        found = self.answers.get(request.path)
+        body = json.dumps(found).encode()
+        status = 404 if found is None else 200
+        head = f"HTTP/1.1 {status} \r\n{self.header}content-length: {len(body)}\r\n\r\n"
+        await connection.write(head.encode() + body)
+
+
+# What each engine answers, as BACKENDS' own sources and servers have it.
+ENGINES = {
+    "vllm": {"version": {"version": "0.32.0"}},
+    "sglang": {"get_model_info": {"model_path": "m"}, "version": {"version": "x"}},
+    "nim": {"v1__metadata": {"modelInfo": []}, "version": {"version": "x"}},
+    "llamacpp": {"props": {"total_slots": 4}},
+    "lmstudio": {"api__v0__models": {"data": []}},
+    "transformers": {},
+}
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+async def test_a_local_engine_is_told_by_what_only_it_answers(kind):
+    """And named after its kind and port."""
+    async with Engine(v1__models=MODELS, **ENGINES[kind]) as engine:
+        found = await engine_at(engine.port)
+
+    assert found == Backend(f"{kind}-{engine.port}", kind, f"http://127.0.0.1:{engine.port}/v1")
+
+
+async def test_a_gateway_is_never_a_backend():
+    """Its answers carry its configuration's name; a loop would be the end of both."""
+    async with Engine(v1__models=MODELS, version={"version": "1"}) as engine:
+        engine.header = "x-sluiceway-config: abc\r\n"
+
+        assert await engine_at(engine.port) is None
+        assert await models_of(Backend("x", "vllm", f"{engine.url}/v1")) is None
+
+
+async def test_whoever_else_listens_there_is_no_engine():
+    """A web server, or nobody."""
+    async with Engine() as server:
+        assert await engine_at(server.port) is None
+    assert await engine_at(9) is None
+
+
+async def test_a_backend_lists_its_models_with_their_windows():
+    """As vLLM does; anything unreadable is no listing."""
+    async with Engine(v1__models=MODELS) as engine:
+        assert await models_of(Backend("x", "vllm", f"{engine.url}/v1", "key")) == [Listed("org/m", 4096)]
+        assert engine.requests[0].header("authorization") == "Bearer key"
+        engine.answers["/v1/models"] = {"data": "nonsense"}
+        assert await models_of(Backend("x", "vllm", f"{engine.url}/v1")) is None
+    assert await models_of(Backend("x", "vllm", "http://127.0.0.1:9/v1")) is None
