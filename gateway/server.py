@@ -160,7 +160,8 @@ def made_admin_key(data_dir: Path) -> str:
 
 def _bind(where: Listen) -> socket.socket:
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named asyncio turns Nagle off, which else costs a small answer 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((where.host, where.port))

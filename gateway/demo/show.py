@@ -6,6 +6,7 @@ The gateway's log is kept to errors: a backend that dies is part of the show.
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -26,9 +27,10 @@ from gateway.demo.board import Board
 from gateway.demo.caller import TIMEOUT
 from gateway.demo.cast import GPUS, MODEL
 from gateway.demo.fleet import Fleet
+from gateway.demo.hosted import join_hosted
 from gateway.demo.settings import demo_settings
 from gateway.demo.tour import Tour
-from gateway.server import start
+from gateway.server import Running, start
 
 INTERRUPTED = 130
 """The exit code of a show that was ended before its tour was."""
@@ -77,6 +79,17 @@ async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
         return INTERRUPTED
 
 
+def _join_hosted(running: Running) -> asyncio.Task[int | None] | None:
+    api_key = os.environ.get("NVIDIA_API_KEY", "").strip()
+    return clock.spawn(join_hosted(running.gateway, api_key), "join-hosted") if api_key else None
+
+
+def _hosted_line(joined: int | None) -> str:
+    if joined is None:
+        return "NVIDIA_API_KEY is set, but the hosted endpoint did not list its models; is the key right?"
+    return f"NVIDIA_API_KEY is set: {joined} models of the hosted endpoint are served too (GET /v1/models)."
+
+
 async def _perform(settings: Settings, fleet: Fleet, started: float, *, once: bool, as_json: bool) -> int:
     console = Console(quiet=as_json)
     running = await start(settings)
@@ -85,12 +98,15 @@ async def _perform(settings: Settings, fleet: Fleet, started: float, *, once: bo
             tour = Tour(client, running.admin_key, fleet)
             key = await tour.first_call()
             first_200 = clock.monotonic() - started
+            joining = _join_hosted(running)
             with Board(console) as board:
                 report = await tour.run(board, first_200)
         if as_json:
             sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
         if not once:
             _explain(console, running.url, key.key)
+            if joining is not None:
+                console.print(_hosted_line(await joining))
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
     finally:

@@ -75,10 +75,11 @@ class Leases:
 
     def suspects(self, holding: Holding) -> dict[str, str]:
         """Return the gateways that look lost from here, with the last call that we know of each."""
-        since = self._contact.since
+        now = clock.monotonic()
+        since = self._contact.since(now)
         if since is None:
             return {}
-        latest = clock.monotonic() - self.lost_after
+        latest = now - self.lost_after
         return {gateway: last for gateway, (last, seen) in holding.calls.items() if max(seen, since) <= latest}
 
     def heard(self, holding: Holding, answer: wire.Answer) -> None:

@@ -66,20 +66,3 @@ def test_it_stays_up_for_whoever_watches_until_ctrl_c(port):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert err == ""
-
-
-def test_a_taken_port_is_one_line_with_the_remedy():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with demo("--once", "--port", str(port)) as process:
-            out, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert out == ""
-    assert err == f"sluiceway: cannot listen on 127.0.0.1:{port}: Address already in use. Give another --port.\n"
-
-
-def test_json_without_once_is_refused():
-    with demo("--json") as process:
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert "--once" in err

@@ -1,0 +1,24 @@
+"""The hosted NVIDIA endpoint beside the simulated fleet, for whoever has a key.
+
+Law: it joins while the tour runs and never delays it; the tour's own model stays simulated, so no call of it is paid.
+"""
+
+from gateway.app import Gateway
+from gateway.config.loading import HOSTED_URL
+from gateway.config.settings import Backend
+from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.listing import models_of
+
+
+async def join_hosted(gateway: Gateway, api_key: str, base_url: str = HOSTED_URL) -> int | None:
+    """Serve what the hosted endpoint lists, each model under its own id; return how many, None if it did not answer."""
+    backend = Backend("hosted", "nvidia", base_url, api_key)
+    listing = await models_of(backend)
+    if listing is None:
+        return None
+    services = gateway.services
+    services.fleet.add(backend)
+    known = {model.name for model in services.catalog.models}
+    joined = [model for model in listed({backend.name: listing}, [backend]).models if model.name not in known]
+    services.catalog = Catalog([*services.catalog.models, *joined])
+    return len(joined)

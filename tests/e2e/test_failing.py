@@ -1,0 +1,127 @@
+"""A replica dies, a caller leaves, the gateway is stopped: what is lost, what is paid, what is told."""
+
+import asyncio
+
+import openai
+import pytest
+
+from tests.e2e.conftest import over
+from tests.parts.llamacpp import LlamaServer
+
+TALK = {"messages": [{"role": "user", "content": "Talk."}], "model": "tiny"}
+
+
+async def call(client, number):
+    """Make one call, every other streamed; return (kind, attempts, seen tokens, whether it ended well)."""
+    stream = number % 2
+    asked = {**TALK, "max_tokens": 800 if stream else 200, "stream": bool(stream)}
+    seen = 0
+    attempts = 0
+    try:
+        raw = await client.chat.completions.with_raw_response.create(**asked)
+        attempts = int(raw.headers["x-sluiceway-attempts"])
+        answer = raw.parse()
+        if not stream:
+            return "plain", attempts, answer.usage.completion_tokens, True
+        async for chunk in answer:
+            seen += bool(chunk.choices and chunk.choices[0].delta.content)
+    except openai.APIError as error:
+        if not seen:
+            return f"failed: {error}", attempts, 0, False
+        return "cut", attempts, seen, "broke off" in str(error)
+    return "stream", attempts, seen, True
+
+
+async def test_a_replica_killed_under_load_fails_no_call_that_nobody_had_seen(site, replicas):
+    """Plain calls and uncommitted streams move on; committed ones are told in-band, and counted."""
+    client = await site.client()
+    calls = [asyncio.ensure_future(call(client, number)) for number in range(24)]
+    victim = replicas[0]
+    async with asyncio.timeout(20):
+        while (await victim.metrics())["requests_processing"] < 4:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.005)
+    victim.kill()
+    calls += [asyncio.ensure_future(call(client, number)) for number in range(24, 36)]
+    outcomes = await asyncio.gather(*calls)
+
+    assert [outcome for outcome in outcomes if outcome[0].startswith("failed")] == []
+    cut = [outcome for outcome in outcomes if outcome[0] == "cut"]
+    assert all(told for *_, told in cut)
+    assert max(attempts for _, attempts, *_ in outcomes) >= 2
+    metrics = await site.process.metrics()
+    assert sum(metrics.total("sluiceway_streams_cut_total", cause=cause) for cause in ("reset", "truncated")) == len(
+        cut
+    )
+    assert (await site.booked())[2] == 36
+
+
+async def test_a_caller_who_leaves_stops_the_engine_and_pays_for_what_it_saw(start, models, store):
+    """Idle within a second, far from the end; charged at least what was seen, at most what was made."""
+    async with LlamaServer(models["slow"], alias="slow", parallel=2) as engine:
+        site = await start(over([engine], model="slow") | store)
+        client = await site.client()
+        asked = {**TALK, "model": "slow", "max_tokens": 3000, "stream": True}
+        seen = 0
+        async with await client.chat.completions.create(**asked) as stream:
+            async for chunk in stream:
+                seen += bool(chunk.choices and chunk.choices[0].delta.content)
+                if seen == 60:
+                    break
+        idle_after = await engine.wait_idle(within=5.0)
+        made = await engine.generated()
+        prompt, charged, _ = await site.booked()
+
+    assert idle_after < 1.0
+    assert made < 0.2 * 3000
+    assert seen <= charged <= made
+    assert prompt > 0
+
+
+async def test_sigterm_with_streams_open_leaves_no_reservation(start, replicas, store_for_two):
+    """They finish within the grace, the books are closed, the exit code is 0."""
+    site = await start(over(replicas) | store_for_two)
+    client = await site.client()
+    asked = {**TALK, "max_tokens": 400, "stream": True}
+    streams = [await client.chat.completions.create(**asked) for _ in range(12)]
+    more = [asyncio.ensure_future(client.chat.completions.create(**asked)) for _ in range(8)]
+    await asyncio.sleep(0.05)
+
+    async def read(stream):
+        return [chunk async for chunk in stream][-1].choices[0].finish_reason
+
+    reading = [asyncio.ensure_future(read(stream)) for stream in streams]
+    exit_code = asyncio.ensure_future(site.process.terminate())
+    ends = await asyncio.gather(*reading)
+    late = await asyncio.gather(*more, return_exceptions=True)
+    ends += [await read(stream) for stream in late if not isinstance(stream, Exception)]
+
+    assert await exit_code == 0
+    assert set(ends) == {"length"}
+    other = await start(over(replicas) | store_for_two)
+    totals = await other.process.usage()
+    assert sum(total["requests"] for total in totals) == len(ends)
+    assert sum(total["completion_tokens"] for total in totals) == 400 * len(ends)
+    assert await _open_reservations(store_for_two["store"]["url"]) == 0
+
+
+async def _open_reservations(url):
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(url) as redis:
+        keys = [key async for key in redis.scan_iter("sw:{acme}:reservations:*")]
+        return sum([await redis.hlen(key) for key in keys])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_without_any_replica_the_caller_is_told(start, replicas, store, stream):
+    """One 502 in the API's own shape, and nothing is charged but the request."""
+    site = await start(over(replicas) | store)
+    client = await site.client()
+    for replica in replicas:
+        replica.kill()
+    with pytest.raises(openai.InternalServerError) as failed:
+        await client.chat.completions.create(**TALK, max_tokens=5, stream=stream)
+
+    assert failed.value.status_code == 502
+    assert failed.value.code == "upstream_failed"
+    assert (await site.booked()) == (0, 0, 1)

@@ -1,0 +1,174 @@
+import pytest
+
+from gateway import clock
+from gateway.ledger import batches as module
+from gateway.ledger import wire
+from gateway.ledger.batches import MOST_OPERATIONS, MOST_ORGANIZATIONS, Batches, Contact
+from gateway.store.door import StoreDown
+from tests.gateway.ledger.support import DOWN, FORGOTTEN, Noted, ScriptedStore
+
+O = "sw:{o}"  # noqa: E741 - the organization is called o
+
+
+@pytest.fixture
+async def store():
+    return ScriptedStore()
+
+
+@pytest.fixture
+async def contact():
+    return Contact(gap=10.0)
+
+
+@pytest.fixture
+async def line(store, contact, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_RETRY", 0.01)
+    return Batches(store, "g1", contact)
+
+
+def submit(line, *names, **options):
+    operations = [Noted(name, **options) for name in names]
+    for operation in operations:
+        line.submit(operation)
+    return operations
+
+
+async def test_what_comes_in_one_loop_iteration_goes_in_one_call(line, store):
+    submit(line, "a", "b", "c")
+
+    await line.drain(5)
+
+    assert store.sent() == [{O: ["a", "b", "c"]}]
+
+
+async def test_what_comes_while_a_flush_is_in_flight_goes_together_in_the_next(line, store):
+    store.held.clear()
+    submit(line, "a")
+    await line.drain(0.02)
+    submit(line, "b")
+    submit(line, "c", organization="p")
+    store.held.set()
+
+    await line.drain(5)
+
+    assert store.sent() == [{O: ["a"]}, {O: ["b"], "sw:{p}": ["c"]}]
+
+
+async def test_no_call_has_more_than_its_share_and_settlements_take_at_most_half_of_a_full_one(line, store):
+    waiting = submit(line, *(f"w{i}" for i in range(40)))
+    patient = submit(line, *(f"s{i}" for i in range(40)), urgent=False)
+
+    await line.drain(5)
+
+    flushes = [names for sent in store.sent() for names in sent.values()]
+    assert [len(names) for names in flushes] == [MOST_OPERATIONS, MOST_OPERATIONS, 16]
+    assert flushes[0] == [f"s{i}" for i in range(16)] + [f"w{i}" for i in range(16)]
+    assert all(operation.outcome == [wire.DONE] for operation in (*waiting, *patient))
+
+
+async def test_settlements_fill_a_flush_that_nobody_else_needs(line, store):
+    submit(line, *(f"s{i}" for i in range(40)), urgent=False)
+
+    await line.drain(5)
+
+    assert [len(names) for sent in store.sent() for names in sent.values()] == [MOST_OPERATIONS, 8]
+
+
+async def test_organizations_beyond_one_flush_take_turns(line, store):
+    for i in range(MOST_ORGANIZATIONS + 6):
+        submit(line, "a", organization=f"o{i}")
+
+    await line.drain(5)
+
+    assert [len(sent) for sent in store.sent()] == [MOST_ORGANIZATIONS, 6]
+
+
+async def test_what_nobody_wants_any_more_is_not_sent(line, store):
+    submit(line, "a")
+    submit(line, "b", wanted=False)
+    submit(line, "c", wanted=False, organization="p")
+
+    await line.drain(5)
+
+    assert store.sent() == [{O: ["a"]}]
+
+
+async def test_a_forgotten_script_is_loaded_and_the_call_made_again(line, store):
+    store.failures = [FORGOTTEN]
+    (one,) = submit(line, "a")
+
+    await line.drain(5)
+
+    assert store.loaded == 1
+    assert store.sent() == [{O: ["a"]}, {O: ["a"]}]
+    assert one.outcome == [wire.DONE]
+
+
+async def test_a_store_that_keeps_forgetting_is_down(line, store):
+    store.failures = [FORGOTTEN, FORGOTTEN]
+    (one,) = submit(line, "a")
+
+    await line.drain(5)
+
+    assert isinstance(one.outcome, StoreDown)
+
+
+async def test_with_the_store_down_whoever_waits_is_told_and_what_must_be_done_is_sent_again(line, store, contact):
+    store.failures = [DOWN, DOWN]
+    store.held.clear()
+    first, other = submit(line, "a") + submit(line, "s", urgent=False, again=True)
+    await line.drain(0.02)
+    (behind,) = submit(line, "b")
+    store.held.set()
+
+    await line.drain(5)
+
+    assert isinstance(first.outcome, StoreDown)
+    assert isinstance(behind.outcome, StoreDown)
+    assert (first.sent, behind.sent) == (True, False)
+    assert store.sent() == [{O: ["s", "a"]}, {O: ["s"]}, {O: ["s"]}]
+    assert other.outcome == [wire.DONE]
+    assert contact.since(clock.monotonic()) is not None
+
+
+async def test_an_operation_that_fails_by_itself_does_not_hold_up_the_others(line, store):
+    answers = {"s": [[wire.FAILED, "broken"], [wire.DONE]]}
+    store.answer = lambda body: answers[body[1]].pop(0) if body[1] in answers else [wire.DONE]
+    (broken,) = submit(line, "s", urgent=False, again=True)
+    (fine,) = submit(line, "a")
+
+    await line.drain(5)
+
+    assert store.sent() == [{O: ["s", "a"]}, {O: ["s"]}]
+    assert (broken.outcome, fine.outcome) == ([wire.DONE], [wire.DONE])
+
+
+async def test_draining_ends_in_time_and_gives_up_what_is_left(line, store):
+    store.failures = [DOWN] * 1000
+    (lost,) = submit(line, "s", urgent=False, again=True)
+
+    await line.drain(0.1)
+
+    made = len(store.flushes)
+    assert 1 < made < 20
+    await line.drain(0.1)
+    assert len(store.flushes) == made
+    assert isinstance(lost.outcome, StoreDown)
+
+
+def test_contact_begins_anew_after_a_loss_or_a_long_silence():
+    contact = Contact(gap=10.0)
+    assert contact.since(0.0) is None
+
+    for now in (1.0, 9.0, 19.0):
+        contact.made(now)
+    assert contact.since(29.0) == 1.0
+    assert contact.since(30.0) is None
+
+    contact.made(30.0)
+    assert contact.since(30.0) == 30.0
+
+    contact.lost()
+    assert contact.since(30.0) is None
+    contact.made(31.0)
+    assert contact.since(31.0) == 31.0

@@ -1,0 +1,150 @@
+import asyncio
+import itertools
+
+import pytest
+
+from gateway import clock
+from gateway.ledger import wire
+from gateway.ledger.batches import Batches, Contact
+from gateway.ledger.holdings import Holdings, Open
+from gateway.ledger.leases import Leases
+from tests.gateway.ledger.support import ScriptedStore
+
+
+class World:
+    """One gateway's leases over a scripted store, at a time of the test's choosing."""
+
+    def __init__(self):
+        self.time = 100.0
+        self.store = ScriptedStore()
+        self.store.answer = self.answer
+        self.replies = []
+        self.released = []
+        self.contact = Contact(gap=10.0)
+        self.holdings = Holdings()
+        self.batches = Batches(self.store, "me", self.contact)
+        self.leases = Leases(
+            self.holdings,
+            self.batches,
+            self.contact,
+            lambda organization, id_: self.released.append((organization, id_)),
+            every=5.0,
+            lost_after=15.0,
+        )
+
+    def answer(self, body):
+        return self.replies.pop(0) if self.replies else [wire.DONE, [], [], 0, False]
+
+    async def beat(self, *, calls=(), ids=(), reaped=0, more=False):
+        """Let 5 seconds pass, beat, and answer that; return the bodies of the beats that were sent."""
+        self.time += 5
+        self.replies.append([wire.DONE, list(calls), list(ids), reaped, more])
+        sent = len(self.store.flushes)
+        self.leases._beat(self.time)
+        await self.batches.drain(5)
+        return [body for flush in self.store.flushes[sent:] for _, bodies in flush for body in bodies]
+
+
+@pytest.fixture
+async def world(monkeypatch):
+    world = World()
+    monkeypatch.setattr(clock, "monotonic", lambda: world.time)
+    world.holdings.get("acme")
+    return world
+
+
+async def test_a_gateway_is_suspected_after_15_seconds_of_seen_silence_and_unbroken_contact(world):
+    suspects = [(await world.beat(calls=["me", "1", "other", "7"]))[0][4] for _ in range(4)]
+
+    assert suspects == [{}, {}, {}, {"me": "1", "other": "7"}]
+
+
+async def test_a_call_of_the_other_begins_its_silence_anew(world):
+    suspects = [(await world.beat(calls=["other", last]))[0][4] for last in "7778888"]
+
+    assert suspects == [{}, {}, {}, {"other": "7"}, {}, {}, {"other": "8"}]
+
+
+async def test_a_break_in_contact_begins_every_silence_anew(world):
+    for _ in range(3):
+        await world.beat(calls=["other", "7"])
+    world.contact.lost()
+
+    suspects = [(await world.beat(calls=["other", "7"]))[0][4] for _ in range(4)]
+
+    assert suspects == [{}, {}, {}, {"other": "7"}]
+
+
+async def test_our_own_sleep_makes_nobody_suspect(world):
+    await world.beat(calls=["other", "7"])
+    world.time += 3600
+    world.holdings.get("acme").touched = world.time
+
+    suspects = [(await world.beat(calls=["other", "7"]))[0][4] for _ in range(4)]
+
+    assert suspects == [{}, {}, {}, {"other": "7"}]
+
+
+async def test_what_is_unknown_twice_in_a_row_is_released(world):
+    holding = world.holdings.get("acme")
+    holding.open["mine"] = Open()
+    holding.settling.add("ending")
+
+    await world.beat(ids=["mine", "ending", "a", "b"])
+    assert world.released == []
+    await world.beat(ids=["mine", "b", "c"])
+    assert world.released == [("acme", "b")]
+    await world.beat(ids=["a"])
+    assert world.released == [("acme", "b")]
+
+
+async def test_a_beat_tells_what_is_known_and_what_was_counted(world):
+    holding = world.holdings.get("acme")
+    holding.open = {"a": Open(), "b": Open()}
+    holding.open["a"].counted = 7
+
+    (beat,) = await world.beat()
+
+    assert beat[:1] == [wire.BEAT]
+    assert beat[2:4] == [2, 15_000_000]
+
+
+async def test_a_large_estate_is_reaped_without_waiting_for_the_next_beat(world):
+    world.replies.append([wire.DONE, [], [], 500, True])
+
+    beats = await world.beat(reaped=3)
+
+    assert len(beats) == 2
+    assert world.leases.reaped == 503
+
+
+async def test_an_estate_that_cannot_be_reaped_is_left_to_the_next_beat(world):
+    assert len(await world.beat(reaped=0, more=True)) == 1
+
+
+async def test_an_organization_is_beaten_for_while_it_is_open_and_a_minute_after_its_last_call(world):
+    held = world.holdings.get("held")
+    held.open["a"] = Open()
+
+    organizations = []
+    for _ in range(14):
+        await world.beat()
+        organizations.append([stem for stem, _ in world.store.flushes[-1]])
+
+    assert organizations[10] == ["sw:{acme}", "sw:{held}"]
+    assert organizations[12] == ["sw:{held}"]
+    assert world.holdings.all() == [held]
+
+
+async def test_the_heartbeat_goes_on_by_itself_until_it_is_cancelled(world):
+    world.leases._every = 0.01
+    ticks = itertools.count(100)
+    world.store.answer = lambda body: [wire.DONE, ["other", str(next(ticks))], [], 0, False]
+    beating = clock.spawn(world.leases.run(), "beats")
+    while len(world.store.flushes) < 3:  # noqa: ASYNC110 - it is the beat that is waited for
+        await asyncio.sleep(0.01)
+
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+
+    assert beating.cancelled()
