@@ -310,8 +310,8 @@ local function beat(operation)
   local reaped, more = 0, false
   local calls = redis.call('HGETALL', stem .. ':gateways')
   for i = 1, #calls, 2 do
-    local other, last = calls[i], calls[i + 1]
-    if other ~= gateway and suspects[other] == last and now - tonumber(last) > lost_after then
+    local other, last = calls[i], calls[i + 1] -- our own is now
+    if suspects[other] == last and now - tonumber(last) > lost_after then
       local count, left = reap(other)
       reaped, more = reaped + count, more or left
     end

@@ -43,6 +43,16 @@ async def test_reservations_are_named_after_their_gateway_and_never_alike(ledger
     assert len({answer.id for answer in answers}) == 20
 
 
+async def test_every_admission_keeps_its_organization_among_those_beaten_for(ledger):
+    await ledger.admit(CLAIM)
+    holding = ledger._holdings.get("acme")
+    holding.touched = 0.0
+
+    await ledger.admit(CLAIM)
+
+    assert holding.touched > 0.0
+
+
 async def test_only_the_first_settlement_of_a_reservation_is_sent(ledger, store):
     reservation = await ledger.admit(CLAIM)
     assert ledger.open_reservations == 1

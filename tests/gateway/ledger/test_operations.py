@@ -1,3 +1,6 @@
+import asyncio
+import gc
+
 import pytest
 
 from gateway.ledger import wire
@@ -89,6 +92,17 @@ async def test_an_admission_is_lost_quietly_when_its_caller_is_gone(admission, r
 
     assert admission.failed(DOWN) is False
     assert released == [("acme", "r")]
+
+
+async def test_a_loss_that_its_caller_did_not_wait_for_is_not_reported(admission):
+    reports = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    admission.failed(DOWN)
+
+    admission.outcome = None
+    gc.collect()
+
+    assert reports == []
 
 
 async def test_growth_tells_what_the_script_says_or_that_the_store_is_down():

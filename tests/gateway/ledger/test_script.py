@@ -160,6 +160,37 @@ def test_numbers_up_to_the_edge_of_a_double_are_kept_exactly(redis):
     assert driver.books.used["o", meter.kind][0] == MOST
 
 
+def test_an_operation_that_comes_again_changes_nothing(redis):
+    meter = Meter(MeterKind.TOKENS_PER_MINUTE, 1, 1000, MINUTE)
+    driver = Driver(redis, [(Level("organization", "o", (meter,)),)])
+    twice = [
+        (wire.ADMIT, "r", 10, 5, 0),
+        (wire.GROW, "r", 1, 20),
+        (wire.GROW, "r", 2, 30),
+        (wire.SETTLE, "r", True, 50, 50, False),
+    ]
+
+    for operation in twice:
+        driver.batch([operation, operation])
+        driver.batch([operation])
+        driver.compare()
+
+    assert driver.books.usage["k0|m|1|requests"] == 1
+    assert 99 * MINUTE < driver.books.used["o", meter.kind][0] <= 100 * MINUTE
+
+
+def test_a_level_that_is_ahead_of_the_clock_refills_nothing(redis):
+    meter = Meter(MeterKind.TOKENS_PER_MINUTE, 600, 1000, MINUTE)
+    driver = Driver(redis, [(Level("organization", "o", (meter,)),)])
+    driver.batch([(wire.ADMIT, "r", 100, 5, 0)])
+
+    driver.elapse(-MINUTE)
+    driver.batch([(wire.ADMIT, "s", 10, 5, 0)])
+
+    driver.compare()
+    assert driver.books.used["o", meter.kind][0] == 110 * MINUTE
+
+
 def test_what_one_operation_cannot_read_fails_only_that_operation(redis):
     meter = Meter(MeterKind.REQUESTS_PER_MINUTE, 600, 600, MINUTE)
     plans = [
