@@ -112,6 +112,7 @@ class Exchange:
         self._attempts = Attempts(
             services, self._known_request(), self._estimate, self._reply, key=who.key, call=self._span
         )
+        services.ledger.follow(admitted, lambda: self._usage().total)
         self._arrive()
         return await self._attempts.run(planned, self._begun_at)
 

@@ -3,6 +3,7 @@
 Law: no behaviour here, so that nothing below the composition root needs to know how its neighbours are made.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.config.settings import Settings
@@ -27,8 +28,8 @@ class Books(Protocol):
     def settle(self, reservation: Reservation, usage: Usage) -> None:
         """Book what was used and end the reservation; never waits."""
 
-    def count(self, reservation: Reservation, tokens: int) -> None:
-        """Tell the tokens used so far, for the next heartbeat."""
+    def follow(self, reservation: Reservation, counted: Callable[[], int]) -> None:
+        """Ask `counted` for the tokens used so far at every heartbeat."""
 
 
 class Services:

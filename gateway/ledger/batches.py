@@ -1,8 +1,9 @@
 """Micro-batching: while one flush is in flight, later operations queue and go together in the next one.
 
-Law: one flush at a time, one round trip a flush, one call of the script per organization in it. Nobody waits for a
-timer: an operation that finds the store idle goes at once. Who waits for an answer goes with the next flush, and gets
-it or `StoreDown`; what nobody waits for (settlements) rides along and is repeated until it is done.
+Law: one flush at a time, one round trip a flush, one call of the script per organization in it. Who waits for an
+answer waits for no timer: it goes at once where the store is idle, else with the next flush, and gets its answer or
+`StoreDown`. What nobody waits for (settlements) gives others `LINGER` to come along, and is repeated until it is done;
+it goes before whatever came after it, so that this gateway's next call finds the room that it makes.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ PATIENT_SHARE = MOST_OPERATIONS // 2
 
 MOST_ORGANIZATIONS = 64
 """Organizations in one flush."""
+
+LINGER = 0.01
+"""Seconds that a settlement waits for company where the store is idle."""
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 """Seconds after which what was lost is sent again; doubled each time."""
@@ -110,6 +114,7 @@ class Batches:
         self._retry: asyncio.TimerHandle | None = None
         self._retry_after = FIRST_RETRY
         self._flushing: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -118,23 +123,36 @@ class Batches:
         await self._store.send(["SCRIPT", "LOAD", wire.SCRIPT])
 
     def submit(self, operation: Operation) -> None:
-        """Send `operation` with the next flush: at once if none is in flight."""
+        """Send `operation` with the next flush: at once if none is in flight and somebody waits for it."""
         queue = self._queues.get(operation.organization)
         if queue is None:
             queue = self._queues[operation.organization] = _Queue()
         (queue.urgent if operation.urgent else queue.patient).append(operation)
-        if self._flushing is None:
-            self._idle.clear()
-            self._flushing = clock.spawn(self._flush(), "ledger flush")
+        self._idle.clear()
+        if self._flushing is not None:
+            return
+        if operation.urgent:
+            self._begin()
+        elif self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._begin)
 
     async def drain(self, seconds: float) -> None:
         """Wait until everything is done, `seconds` at most; then stop repeating what was lost."""
+        if self._lingering is not None:
+            self._begin()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
+
+    def _begin(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if self._flushing is None:
+            self._flushing = clock.spawn(self._flush(), "ledger flush")
 
     async def _flush(self) -> None:
         try:
@@ -220,3 +238,4 @@ class Batches:
         lost, self._lost = self._lost, []
         for operation in lost:
             self.submit(operation)
+        self._begin()

@@ -4,16 +4,22 @@ Law: a reservation is here from its grant to the answer to its settlement, so th
 this gateway's name is an orphan.
 """
 
+from collections.abc import Callable
+
 from gateway import clock
 
 
+def _nothing() -> int:
+    return 0
+
+
 class Open:
-    """One open reservation: tokens counted so far (0: never counted) and the last step that grew it."""
+    """One open reservation: what tells the tokens used so far, and the last step that grew it."""
 
     __slots__ = ("counted", "step")
 
     def __init__(self) -> None:
-        self.counted = 0
+        self.counted: Callable[[], int] = _nothing
         self.step = 0
 
 
@@ -39,8 +45,8 @@ class Holding:
         return len(self.open) + len(self.settling)
 
     def counts(self) -> dict[str, int]:
-        """Return the tokens counted so far of each reservation that was counted."""
-        return {id_: one.counted for id_, one in self.open.items() if one.counted}
+        """Return the tokens used so far of each reservation that has used any."""
+        return {id_: tokens for id_, one in self.open.items() if (tokens := one.counted())}
 
 
 class Holdings:

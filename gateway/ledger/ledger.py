@@ -5,6 +5,7 @@ question raises `StoreDown` (the stance on that is the caller's), while settleme
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 
@@ -101,11 +102,11 @@ class Ledger:
         if holding.open.pop(reservation.id, None) is not None:
             self._batches.submit(Settlement(reservation.id, usage, holding))
 
-    def count(self, reservation: Reservation, tokens: int) -> None:
-        """Tell the prompt and completion tokens used so far: what is charged if this gateway is lost."""
+    def follow(self, reservation: Reservation, counted: Callable[[], int]) -> None:
+        """Ask `counted` at every heartbeat for the tokens used so far: what is charged if this gateway is lost."""
         one = self._holdings.get(reservation.claim.organization).open.get(reservation.id)
         if one is not None:
-            one.counted = tokens
+            one.counted = counted
 
     async def grow(self, reservation: Reservation, tokens: int) -> bool:
         """Set `tokens` more aside for an open reservation; False if a meter refuses or it is not open.

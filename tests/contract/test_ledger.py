@@ -258,7 +258,7 @@ async def killed(gateway, server, *, counted, slots=10):
     asked = claim(level("key", meter(SLOTS, slots), meter(TOKENS, 10_000)), tokens=100, prompt=40)
     held = [await lost.admit(asked) for _ in range(3)]
     if counted:
-        lost.count(held[0], counted)
+        lost.follow(held[0], lambda: counted)
         await until(lambda: server.redis.strlen("sw:{acme}:counts:lost"))
         await asyncio.sleep(0.15)
     lost._beating.cancel()

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from gateway import clock
@@ -174,3 +176,26 @@ def test_contact_begins_anew_after_a_loss_or_a_long_silence():
     assert contact.since(30.0) is None
     contact.made(31.0)
     assert contact.since(31.0) == 31.0
+
+
+async def test_a_settlement_waits_for_company_and_an_admission_does_not(line, store):
+    submit(line, "s", urgent=False)
+    await asyncio.sleep(0)
+    assert store.flushes == []
+
+    submit(line, "a")
+    await line.drain(1.0)
+    assert store.sent() == [{O: ["s", "a"]}]
+
+
+async def test_a_settlement_alone_goes_after_a_moment(line, store):
+    (alone,) = submit(line, "s", urgent=False)
+    for _ in range(100):
+        if store.flushes:
+            break
+        await asyncio.sleep(0.01)
+
+    await line.drain(1.0)
+
+    assert store.sent() == [{O: ["s"]}]
+    assert alone.outcome is not None

@@ -12,7 +12,7 @@ def test_what_is_known_is_what_is_open_or_being_settled():
 def test_only_what_was_counted_is_told_as_counted():
     holding = Holdings().get("acme")
     holding.open = {"a": Open(), "b": Open()}
-    holding.open["b"].counted = 7
+    holding.open["b"].counted = lambda: 7
 
     assert holding.counts() == {"b": 7}
 

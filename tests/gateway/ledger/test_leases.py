@@ -101,7 +101,7 @@ async def test_what_is_unknown_twice_in_a_row_is_released(world):
 async def test_a_beat_tells_what_is_known_and_what_was_counted(world):
     holding = world.holdings.get("acme")
     holding.open = {"a": Open(), "b": Open()}
-    holding.open["a"].counted = 7
+    holding.open["a"].counted = lambda: 7
 
     (beat,) = await world.beat()
 

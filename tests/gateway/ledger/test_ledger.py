@@ -88,11 +88,11 @@ async def test_every_growth_is_a_step_of_its_own(ledger, store):
 
 async def test_what_is_settled_neither_counts_nor_grows(ledger, store):
     reservation = await ledger.admit(CLAIM)
-    ledger.count(reservation, 3)
+    ledger.follow(reservation, lambda: 3)
     assert ledger._holdings.get("acme").counts() == {"g1-1": 3}
     ledger.settle(reservation, TOLD)
 
-    ledger.count(reservation, 4)
+    ledger.follow(reservation, lambda: 4)
 
     assert ledger._holdings.get("acme").counts() == {}
     assert await ledger.grow(reservation, 7) is False
