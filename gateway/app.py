@@ -4,7 +4,6 @@ Law: the only place that knows how the parts are made; everything below takes th
 """
 
 import asyncio
-from collections.abc import Sequence
 from importlib.metadata import version
 
 import structlog
@@ -14,7 +13,7 @@ from litestar.openapi import OpenAPIConfig
 from gateway import clock
 from gateway.api.admin import ERROR_ANSWERS, admin_router
 from gateway.api.inference import inference_router
-from gateway.config.settings import Backend, Settings
+from gateway.config.settings import Settings
 from gateway.identity.directory import Directory
 from gateway.identity.identify import Identities
 from gateway.ledger import Ledger
@@ -30,6 +29,9 @@ log = structlog.get_logger("sluiceway.app")
 
 RESCAN = 30.0
 """Seconds between looks at what the backends list."""
+
+LAST_CALLS = 3.0
+"""Seconds that cancelled calls get to end."""
 
 VERSION = version("sluiceway")
 
@@ -60,6 +62,7 @@ class Gateway:
         )
         self._admin_key = admin_key
         self._discover = discover
+        self._listings: dict[str, list[Listed]] = {}
         self._rescan: asyncio.Task[None] | None = None
         metrics.gauge("sluiceway_open_calls", "Calls under way.", lambda: self.services.intake.open_calls)
         metrics.gauge("sluiceway_body_bytes", "Bytes of bodies held.", lambda: self.services.intake.buffered)
@@ -84,7 +87,10 @@ class Gateway:
                     fleet.add(found)
         backends = [home.backend for home in fleet.homes.values()]
         listings = await asyncio.gather(*(models_of(backend) for backend in backends))
-        self.services.catalog = listed(_known(backends, listings), backends)
+        for backend, listing in zip(backends, listings, strict=True):
+            if listing is not None:  # one that cannot be asked now keeps what it listed last
+                self._listings[backend.name] = listing
+        self.services.catalog = listed(self._listings, backends)
 
     async def _keep_scanning(self) -> None:
         while True:
@@ -105,14 +111,17 @@ class Gateway:
             openapi_config=OpenAPIConfig("Sluiceway", VERSION, description="One endpoint for all models."),
         )
 
+    async def _last_calls(self) -> None:
+        """Let calls that were just cancelled end, so that all of them are settled."""
+        until = clock.monotonic() + LAST_CALLS
+        while self.services.intake.open_calls and clock.monotonic() < until:  # noqa: ASYNC110 - calls end by themselves
+            await asyncio.sleep(0.01)
+
     async def close(self) -> None:
         """Settle everything, send the last spans, close every connection; call it when no call is left."""
         if self._rescan is not None:
             self._rescan.cancel()
+        await self._last_calls()
         await self.ledger.close()
         await self.services.fleet.close()
         await self.services.telemetry.close()
-
-
-def _known(backends: Sequence[Backend], listings: Sequence[list[Listed] | None]) -> dict[str, list[Listed]]:
-    return {backend.name: found for backend, found in zip(backends, listings, strict=True) if found is not None}

@@ -11,10 +11,11 @@ from gateway.reply import Reply
 from gateway.services import Services
 from gateway.telemetry import Attributes, Span, finish, propagate, usage_attributes
 from gateway.upstream.attempt import Attempt, AttemptFailed
+from gateway.upstream.fleet import Ticket
 from policies.domain import Candidate, Estimate, InferenceRequest, Route
 from policies.failures import Failure, FailureKind
 from policies.rejections import Reason, Rejection
-from policies.retries import next_attempt, verdict
+from policies.retries import next_attempt, passes, verdict
 from policies.rewrite import rewrite
 from policies.sse import error_event
 
@@ -35,38 +36,44 @@ class Attempts:
         self._reply = reply
         self._call = call
 
-    async def run(self, planned: Route, begun_at: float) -> Rejection | None:
+    async def run(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
         """Answer the caller from the first deployment that can; a Rejection where none could.
 
-        `begun_at`: when the call began, monotonic seconds.
+        `first`: the load that the call already holds on the first one. `begun_at`: when it began, monotonic seconds.
         """
         budget = self._services.budget(planned.model.name, begun_at)
         budget.call()
         deadline = begun_at + planned.model.deadlines.total
         tried: list[tuple[Candidate, Failure]] = []
         candidate: Candidate | None = planned.order[0]
+        ticket = first
         failed: AttemptFailed | None = None
         while candidate is not None:
-            failed = await self._attempt(candidate, len(tried) + 1, deadline)
+            failed = await self._attempt(candidate, ticket, len(tried) + 1, deadline)
             if failed is None:
                 return None
             tried.append((candidate, failed.failure))
             now = clock.monotonic()
             candidate = next_attempt(planned, tried, deadline - now, budget, now)
-        if failed is not None and failed.passed is not None and failed.failure.meaning.passes:
+            if candidate is not None:
+                live = self._services.fleet.live(candidate.deployment)
+                ticket = Ticket(live, self._estimate.prompt_tokens, now)
+        if failed is not None and failed.passed is not None and passes(tried):
             await self._reply.whole(failed.passed.status, failed.passed.content_type, failed.passed.body)
             return None
         return verdict(tried, deadline - clock.monotonic())
 
-    async def _attempt(self, candidate: Candidate, number: int, deadline: float) -> AttemptFailed | None:
+    async def _attempt(
+        self, candidate: Candidate, ticket: Ticket, number: int, deadline: float
+    ) -> AttemptFailed | None:
         """Try one deployment; None once the caller has an answer, whole or cut."""
-        fleet, request, deployment = self._services.fleet, self._request, candidate.deployment
-        home, live = fleet.homes[deployment.backend], fleet.live(deployment)
+        request, deployment = self._request, candidate.deployment
+        home = self._services.fleet.homes[deployment.backend]
         self._reply.backend, self._reply.attempts = deployment.backend, number
         base_url = home.backend.base_url
         span = self._services.telemetry.attempt_span(self._call, request.api, candidate, number, base_url)
         headers = {"x-request-id": self._reply.request_id, **propagate(span)}
-        attempt = Attempt(home, live, candidate, self._estimate.prompt_tokens)
+        attempt = Attempt(home, ticket, candidate)
         self._services.metrics.in_flight.labels(deployment.backend).inc()
         relay = self.relay = Relay(attempt, request, self._reply, deadline)
         failure: Failure | None = None
@@ -85,6 +92,8 @@ class Attempts:
         else:
             return None
         finally:
+            if relay.finished:
+                failure, outcome = None, "ok"  # whoever left then had it all
             attempt.close()
             self._services.metrics.in_flight.labels(deployment.backend).dec()
             self._learn(attempt, relay, failure, outcome)
@@ -94,20 +103,20 @@ class Attempts:
 
     def _learn(self, attempt: Attempt, relay: Relay, failure: Failure | None, outcome: str) -> None:
         """Take from an attempt what it says about its deployment and about calls like this one."""
-        live, metrics = attempt.live, self._services.metrics
-        backend = live.deployment.backend
+        live, metrics = attempt.ticket.live, self._services.metrics
+        backend, probe = attempt.candidate.deployment.backend, attempt.ticket.probe
         metrics.attempts.labels(backend, outcome).inc()
         if relay.malformed:
             metrics.malformed.inc(relay.malformed)
         if attempt.first_at and relay.events:
             metrics.ttft.labels(backend).observe(attempt.first_at - attempt.sent_at)
         if failure is not None:
-            live.failed(failure, self._request.api, clock.monotonic())
+            live.failed(failure, self._request.api, clock.monotonic(), probe=probe)
             return
         if outcome == CALLER_LEFT:
-            live.breaker.abandoned()
+            live.breaker.abandoned(probe=probe)
             return
-        live.answered()
+        live.answered(self._request.api)
         told = relay.usage
         if told is not None:
             attempt.finished(told.completion_tokens)

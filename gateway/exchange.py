@@ -6,6 +6,7 @@ back, the span ended.
 """
 
 import asyncio
+import contextlib
 import re
 from typing import Any
 
@@ -19,7 +20,7 @@ from gateway.reply import Reply, Send
 from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
-from gateway.upstream.fleet import Live
+from gateway.upstream.fleet import Ticket
 from policies.domain import API, Claim, Estimate, InferenceRequest, Principal, Reservation, Route, Usage
 from policies.limits import openai_headers
 from policies.rejections import Reason, Rejection
@@ -29,6 +30,9 @@ from policies.routing import route
 log = structlog.get_logger("sluiceway.exchange")
 
 Scope = Any
+
+LAST_WORDS = 1.0
+"""Seconds that a caller gets to take the news that the gateway is stopping."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NOTHING = Usage(0, 0, estimated=False)
@@ -49,12 +53,13 @@ class Exchange:
         self._held = 0
         self._principal: Principal | None = None
         self._request: InferenceRequest | None = None
-        self._estimate = Estimate(0, 0, 0)
+        self._estimate = Estimate(0, 0, 0, 0)
         self._reservation: Reservation | None = None
         self._attempts: Attempts | None = None
         self._rejection: Rejection | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._coming: Live | None = None
+        self._ticket: Ticket | None = None
+        self._finished = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the call."""
@@ -113,8 +118,10 @@ class Exchange:
             services, self._known_request(), self._estimate, self._reply, key=who.key, call=self._span
         )
         services.ledger.follow(admitted, lambda: self._usage().total)
-        self._arrive()
-        return await self._attempts.run(planned, self._begun_at)
+        ticket, self._ticket = self._ticket, None
+        if ticket is None:
+            raise RuntimeError("a call is attempted after it was routed")
+        return await self._attempts.run(planned, ticket, self._begun_at)
 
     def _plan(self, who: Principal, body: bytes) -> Route | Rejection:
         """Think: read the body's facts, find the model, rank its deployments."""
@@ -135,15 +142,9 @@ class Exchange:
         snapshots = {link.name: services.fleet.snapshots(link, now) for link in chain}
         planned = route(request, chain, snapshots, self._estimate, clock.dice)
         if isinstance(planned, Route):
-            self._coming = services.fleet.live(planned.order[0].deployment)
-            self._coming.expect(self._estimate.prompt_tokens)
+            live = services.fleet.live(planned.order[0].deployment)
+            self._ticket = Ticket(live, self._estimate.prompt_tokens, now)
         return planned
-
-    def _arrive(self) -> None:
-        """Give back the load held while the call was on its way to its first deployment."""
-        if self._coming is not None:
-            self._coming.release(self._estimate.prompt_tokens)
-            self._coming = None
 
     async def _admit(self, who: Principal, planned: Route) -> Reservation | Rejection:
         """Pay: set aside at every level what the call will probably use."""
@@ -157,7 +158,13 @@ class Exchange:
             return _STORE_DOWN
 
     async def _stopping(self) -> None:
-        """Tell a caller whose call outlived the gateway's grace."""
+        """Tell a caller whose call outlived the gateway's grace; one who is not reading is not waited for."""
+        self._finish()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await self._say_stopping()
+
+    async def _say_stopping(self) -> None:
         if not self._reply.status:
             await self._reply.reject(_STOPPING)
         elif self._attempts is not None and self._known_request().stream:
@@ -180,19 +187,27 @@ class Exchange:
     def _usage(self) -> Usage:
         """Return what the caller pays for: as told, else as counted, nothing where no deployment served."""
         relay = None if self._attempts is None else self._attempts.relay
-        if relay is None:
+        if relay is None or not relay.attempt.written:
             return _NOTHING
-        if relay.usage is not None:
-            return relay.usage
+        told = relay.usage
+        if told is not None and relay.finished:
+            return told
         estimates, request = self._services.estimates, self._known_request()
         completion = estimates.counted_output(request, relay.events, relay.answer_bytes)
-        return Usage(self._estimate.prompt_tokens, completion, estimated=True)
+        if told is None:
+            return Usage(self._estimate.prompt_tokens, completion, estimated=True)
+        return Usage(told.prompt_tokens, max(told.completion_tokens, completion), estimated=True)
 
     def _finish(self) -> None:
-        """Settle, observe, record; nothing here waits."""
+        """Settle, observe, record; nothing here waits, and the second time nothing happens."""
         if self._watcher is not None:
             self._watcher.cancel()
-        self._arrive()
+        if self._finished:
+            return
+        self._finished = True
+        if self._ticket is not None:
+            self._ticket.close()
+            self._ticket.live.breaker.abandoned(probe=self._ticket.probe)
         usage = self._usage()
         if self._reservation is not None:
             self._services.ledger.settle(self._reservation, usage)

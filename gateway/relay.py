@@ -13,7 +13,10 @@ from gateway.upstream.attempt import Attempt, AttemptFailed
 from policies.domain import InferenceRequest, Usage
 from policies.failures import Failure, FailureKind, in_stream
 from policies.retries import first_content_deadline, whole_answer_deadline
-from policies.sse import EventTooLargeError, Tap, usage_of
+from policies.sse import EventTooLargeError, Tap, usage_in, usage_of
+
+TAIL = 64 * 1024
+"""Bytes at the end of a longer one in which its usage is looked for."""
 
 BUFFERED = 8 * 1024 * 1024
 """Bytes of a plain answer that are held so that it can still fail over; a longer one is committed there."""
@@ -32,13 +35,14 @@ class Caller(Protocol):
 class Relay:
     """One attempt's answer on its way to the caller.
 
-    `usage`: as told, else None. `events`: content events of a stream. `answer_bytes`: of a plain answer. `cut`: how a
-    committed answer failed. `malformed`: stream events that were not JSON.
+    `usage`: as told, else None. `events`: content events of a stream. `answer_bytes`: of a plain answer. `finished`:
+    the upstream's answer was whole. `cut`: how a committed answer failed. `malformed`: events that were not JSON.
     """
 
     def __init__(self, attempt: Attempt, request: InferenceRequest, caller: Caller, deadline: float) -> None:
         self.attempt = attempt
         self.committed = False
+        self.finished = False
         self.cut: Failure | None = None
         self.answer_bytes = 0
         self._usage: Usage | None = None
@@ -46,6 +50,7 @@ class Relay:
         self._request = request
         self._caller = caller
         self._deadline = deadline
+        self._last_wait = False
 
     @property
     def usage(self) -> Usage | None:
@@ -74,8 +79,7 @@ class Relay:
                 else:
                     await self._plain(scope)
         except TimeoutError:
-            failure = Failure(FailureKind.STALL if self.committed else FailureKind.SILENCE, "nothing came in time")
-            self._fail(failure)
+            self._fail(Failure(self._too_late(), "nothing came in time"))
         except EventTooLargeError as error:
             self._fail(Failure(FailureKind.PROTOCOL, str(error)))
         except AttemptFailed as failed:
@@ -90,19 +94,39 @@ class Relay:
 
     def _until(self, patience: float) -> float:
         """Return the loop time at which waiting ends: after `patience` seconds or at the call's deadline."""
-        now = clock.monotonic()
-        return asyncio.get_running_loop().time() + min(patience, self._deadline - now)
+        remaining = self._deadline - clock.monotonic()
+        self._last_wait = remaining <= patience
+        return asyncio.get_running_loop().time() + min(patience, remaining)
+
+    def _too_late(self) -> FailureKind:
+        """Tell whose time was up: only an upstream's own says anything about it."""
+        if self._last_wait:
+            return FailureKind.DEADLINE
+        return FailureKind.STALL if self.committed else FailureKind.SILENCE
 
     async def _plain(self, scope: asyncio.Timeout) -> None:
+        leaving = asyncio.get_running_loop().call_later(self.attempt.candidate.ttft, self.attempt.ticket.leave_queue)
+        try:
+            await self._whole(scope)
+        finally:
+            leaving.cancel()
+
+    async def _whole(self, scope: asyncio.Timeout) -> None:
         parts: list[bytes] = []
+        tail = b""
         while (chunk := await self.attempt.read()) is not None:
             self.answer_bytes += len(chunk)
             parts.append(chunk)
             if self.committed or self.answer_bytes > BUFFERED:
-                await self._send_part(b"".join(parts), scope)
+                part = b"".join(parts)
+                tail = (tail + part)[-TAIL:]
+                await self._send_part(part, scope)
+                scope.reschedule(self._until(self.attempt.home.dialect.stall))
                 parts.clear()
+        scope.reschedule(None)
+        self.finished = True
         if self.committed:
-            scope.reschedule(None)
+            self._usage = usage_in(tail)
             await self._caller.body(b"", more=False)
             return
         answer = b"".join(parts)
@@ -110,8 +134,7 @@ class Relay:
             self._usage = usage_of(answer)
         except ValueError as error:
             raise AttemptFailed(Failure(FailureKind.TRUNCATED, str(error))) from error
-        scope.reschedule(None)
-        self._commit()
+        self.committed = True
         await self._caller.head(self.attempt.status, self.attempt.content_type, len(answer))
         await self._caller.body(answer, more=False)
 
@@ -127,22 +150,23 @@ class Relay:
             if tap.error is not None:
                 self.cut = in_stream(tap.error)
                 return
+            if tap.done:
+                break  # an upstream that lingers after its last word is not waited for
         if not tap.committed:
             raise AttemptFailed(Failure(FailureKind.EMPTY, "the stream ended without content", self.attempt.status))
         if not (tap.finished or tap.done):
             self.cut = Failure(FailureKind.TRUNCATED, "the stream ended without a finish_reason", self.attempt.status)
             return
         scope.reschedule(None)
+        self.finished = self.attempt.done = True
         await self._caller.body(tap.end(), more=False)
 
     async def _send_part(self, part: bytes, scope: asyncio.Timeout) -> None:
         """Send a part of the answer, its head first; the caller's own slowness is nobody's deadline."""
         scope.reschedule(None)
         if not self.committed:
-            self._commit()
+            self.committed = True
+            if self._tap.committed:
+                self.attempt.first_content()
             await self._caller.head(self.attempt.status, self.attempt.content_type, None)
         await self._caller.body(part, more=True)
-
-    def _commit(self) -> None:
-        self.committed = True
-        self.attempt.first_content()

@@ -55,10 +55,12 @@ class Breaker:
         """Say whether a call may be sent at `now`; in OPEN past its pause that call is the probe."""
         return self.state is State.CLOSED or (self.state is State.OPEN and now >= self._until)
 
-    def sent(self, now: float) -> None:
-        """Note that a call is being sent."""
-        if self.state is State.OPEN and now >= self._until:
-            self._move(Event.PROBE)
+    def sent(self, now: float) -> bool:
+        """Note that a call is being sent; True if it is the probe."""
+        if self.state is not State.OPEN or now < self._until:
+            return False
+        self._move(Event.PROBE)
+        return True
 
     def succeeded(self) -> None:
         """Note an answer."""
@@ -66,19 +68,21 @@ class Breaker:
         self._openings = 0
         self._move(Event.SUCCESS)
 
-    def failed(self, now: float) -> None:
-        """Note a failure that speaks against the deployment."""
+    def failed(self, now: float, *, probe: bool) -> None:
+        """Note a failure that speaks against the deployment; while half open only the probe's counts."""
         self._failures += 1
+        if self.state is State.OPEN or (self.state is State.HALF_OPEN and not probe):
+            return
         if self.state is State.CLOSED and self._failures < THRESHOLD:
             return
-        if self.state is not State.OPEN:
-            self._openings += 1
-            self._until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._openings - 1))
+        self._openings += 1
+        self._until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._openings - 1))
         self._move(Event.FAILURE)
 
-    def abandoned(self) -> None:
-        """Note that a call ended without telling anything (its caller left): a probe is owed again."""
-        self._move(Event.ABANDONED)
+    def abandoned(self, *, probe: bool) -> None:
+        """Note that a call ended without telling anything (its caller left): if it was the probe, one is owed again."""
+        if probe:
+            self._move(Event.ABANDONED)
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS.get((self.state, event), self.state)

@@ -1,8 +1,10 @@
 """Which deployments can serve a call at all, and why the others cannot.
 
-Law: each exclusion has its reason in words. An exclusion is `soft` where it rests on belief (ejected, a prompt that
-seems too long, an API once refused): if it would leave nothing, it gives way and the upstream decides.
+Law: each exclusion has its reason in words. An exclusion is `soft` where it rests on belief (ejected, off, a prompt
+that seems too long, an API once refused): if it would leave nothing, it gives way and the upstream decides.
 """
+
+from collections.abc import Iterator
 
 from msgspec import Struct
 
@@ -18,16 +20,21 @@ class Exclusion(Struct, frozen=True):
 
 def exclusion(snapshot: Snapshot, request: InferenceRequest, prompt_tokens: int) -> Exclusion | None:
     """Return why `snapshot`'s deployment cannot take `request`, or None if it can."""
+    return next(_exclusions(snapshot, request, prompt_tokens), None)
+
+
+def _exclusions(snapshot: Snapshot, request: InferenceRequest, prompt_tokens: int) -> Iterator[Exclusion]:
     deployment = snapshot.deployment
     missing = request.modalities - deployment.modalities
     if missing:
-        return Exclusion(f"takes no {', '.join(sorted(missing))}", soft=False)
+        yield Exclusion(f"takes no {', '.join(sorted(missing))}", soft=False)
+    if snapshot.retired:
+        yield Exclusion("retired: its model is gone", soft=False)
     if snapshot.off is not None:
-        return Exclusion(f"off: {snapshot.off}", soft=False)
+        yield Exclusion(f"off: {snapshot.off}", soft=True)
     if request.api in snapshot.lacks:
-        return Exclusion(f"has no {request.api}", soft=True)
+        yield Exclusion(f"has no {request.api}", soft=True)
     if deployment.context_window is not None and prompt_tokens > deployment.context_window:
-        return Exclusion(f"window of {deployment.context_window} tokens < about {prompt_tokens}", soft=True)
+        yield Exclusion(f"window of {deployment.context_window} tokens < about {prompt_tokens}", soft=True)
     if snapshot.ejected:
-        return Exclusion("ejected: its last calls failed", soft=True)
-    return None
+        yield Exclusion("ejected: its last calls failed", soft=True)

@@ -134,11 +134,12 @@ class Model(Struct, frozen=True):
 
 
 class Estimate(Struct, frozen=True):
-    """What a call will probably use: prompt tokens, output tokens to expect, and output tokens to reserve."""
+    """What a call will probably use: prompt tokens, output tokens to expect, to reserve, and at the very most."""
 
     prompt_tokens: int
     output_tokens: int
     reserved_output: int
+    longest_output: int
 
 
 class Snapshot(Struct, frozen=True):
@@ -146,7 +147,7 @@ class Snapshot(Struct, frozen=True):
 
     `queued_tokens`: prompt tokens sent there whose first token has not come. `ttft_fixed`: seconds before prefill
     begins; `prefill_rate`: prompt tokens a second; `token_time`: seconds an output token. `ejected`: the breaker keeps
-    it out; `off`: an operator's fault keeps it out (a refused credential, a retired model), with the reason. `lacks`:
+    it out; `off`: an operator's fault keeps it out, with the reason; `retired`: its model is gone for good. `lacks`:
     APIs it has said it does not have.
     """
 
@@ -158,18 +159,21 @@ class Snapshot(Struct, frozen=True):
     token_time: float
     ejected: bool
     off: str | None
+    retired: bool = False
     lacks: frozenset[API] = frozenset()
 
 
 class Candidate(Struct, frozen=True):
     """A deployment as it was ranked: predicted seconds and nano-dollars, its score, and why it stands where it does.
 
-    `money` is None where the price is unknown. `dropped` is the reason it is not in the route, else None.
+    `longest`: predicted seconds if the output runs to its bound. `money` is None where the price is unknown. `dropped`
+    is the reason it is not in the route, else None.
     """
 
     deployment: Deployment
     ttft: float
     seconds: float
+    longest: float
     money: int | None
     score: float
     reason: str

@@ -12,8 +12,12 @@ from policies.domain import Estimate, InferenceRequest
 
 TOKENS_PER_BYTE = 0.25
 """Prior of prompt tokens a byte of JSON (arXiv 2604.09613 learns the same quantity)."""
+LEAST_PER_BYTE, MOST_PER_BYTE = 0.05, 1.0
+"""What a sample may say of tokens a byte: what lies outside is no text, and one caller must not teach it to all."""
 TOKENS_PER_MEDIUM = 1000
 """Prior of prompt tokens an image, a sound or a file."""
+LONGEST_OUTPUT = 16_384
+"""Output tokens that an answer without a bound may well have."""
 OUTPUT_MEAN = 350.0
 OUTPUT_HIGH = 1000.0
 """Priors of output tokens: mean of the Mooncake conversation trace, and about its 98th percentile."""
@@ -63,6 +67,7 @@ class Estimates:
             prompt_tokens=max(1, round(request.text_bytes * per_byte) + request.media * TOKENS_PER_MEDIUM),
             output_tokens=_bounded(request, pair.mean),
             reserved_output=_bounded(request, pair.high),
+            longest_output=_bounded(request, request.max_tokens or LONGEST_OUTPUT),
         )
 
     def counted_output(self, request: InferenceRequest, events: int, answer_bytes: int) -> int:
@@ -76,7 +81,8 @@ class Estimates:
     def learn(self, key: str, request: InferenceRequest, prompt: int, completion: int, events: int) -> None:
         """Take in what a call was told it used; `events` is 0 for a plain answer."""
         if request.text_bytes and prompt and not request.media:
-            _blend(self._per_byte, request.model, TOKENS_PER_BYTE, prompt / request.text_bytes)
+            per_byte = min(MOST_PER_BYTE, max(LEAST_PER_BYTE, prompt / request.text_bytes))
+            _blend(self._per_byte, request.model, TOKENS_PER_BYTE, per_byte)
         if events and completion:
             _blend(self._per_event, request.model, 1.0, completion / events)
         if request.api != "embeddings":

@@ -4,6 +4,7 @@ Law: an attempt ends well or as exactly one `Failure`; what happens next is read
 The table stands in the README too. Sources of the statuses: the engines' own answers, see `policies/dialects`.
 """
 
+import re
 from enum import StrEnum
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ class FailureKind(StrEnum):
     CONNECT = "connect"
     SILENCE = "silence"
     STALL = "stall"
+    DEADLINE = "deadline"
     RESET = "reset"
     TRUNCATED = "truncated"
     PROTOCOL = "protocol"
@@ -24,6 +26,7 @@ class FailureKind(StrEnum):
     UNAVAILABLE = "unavailable"
     RATE_LIMITED = "rate_limited"
     CREDENTIALS = "credentials"
+    FORBIDDEN = "forbidden"
     MODEL_GONE = "model_gone"
     UNSUPPORTED = "unsupported"
     CONTEXT_OVERFLOW = "context_overflow"
@@ -34,14 +37,12 @@ class Meaning(Struct, frozen=True):
     """What a failure means.
 
     `elsewhere`: another deployment may do better. `ejects`: it speaks against the deployment's health.
-    `switches_off`: seconds the deployment is kept out as the operator's fault. `passes`: where nothing else serves,
-    the upstream's own answer is the caller's, untouched.
+    `switches_off`: seconds the deployment is kept out as the operator's fault.
     """
 
     elsewhere: bool
     ejects: bool = False
     switches_off: float = 0.0
-    passes: bool = False
 
 
 OFF_SECONDS = 300.0
@@ -52,6 +53,7 @@ MEANINGS: dict[FailureKind, Meaning] = {
     FailureKind.CONNECT: Meaning(elsewhere=True, ejects=True),
     FailureKind.SILENCE: Meaning(elsewhere=True, ejects=True),
     FailureKind.STALL: Meaning(elsewhere=True, ejects=True),
+    FailureKind.DEADLINE: Meaning(elsewhere=True),
     FailureKind.RESET: Meaning(elsewhere=True, ejects=True),
     FailureKind.TRUNCATED: Meaning(elsewhere=True, ejects=True),
     FailureKind.PROTOCOL: Meaning(elsewhere=True, ejects=True),
@@ -61,10 +63,11 @@ MEANINGS: dict[FailureKind, Meaning] = {
     FailureKind.UNAVAILABLE: Meaning(elsewhere=True, ejects=True),
     FailureKind.RATE_LIMITED: Meaning(elsewhere=True),
     FailureKind.CREDENTIALS: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
+    FailureKind.FORBIDDEN: Meaning(elsewhere=True),
     FailureKind.MODEL_GONE: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
-    FailureKind.UNSUPPORTED: Meaning(elsewhere=True, passes=True),
+    FailureKind.UNSUPPORTED: Meaning(elsewhere=True),
     FailureKind.CONTEXT_OVERFLOW: Meaning(elsewhere=True),
-    FailureKind.CALLER: Meaning(elsewhere=False, passes=True),
+    FailureKind.CALLER: Meaning(elsewhere=False),
 }
 
 
@@ -91,10 +94,17 @@ _OVERFLOW_WORDS = (
     b"Trying to keep the first",  # LM Studio, older
 )
 
+_NO_SUCH_MODEL = re.compile(
+    rb"model_not_found"  # OpenAI
+    rb"|not found for account"  # hosted NVIDIA
+    rb"|\bmodel\b[^.]{0,200}?(?:does not exist|not found)",  # vLLM, Ollama and their like
+    re.IGNORECASE,
+)
+
 _BY_STATUS: dict[int, FailureKind] = {
     401: FailureKind.CREDENTIALS,
     402: FailureKind.CREDENTIALS,
-    403: FailureKind.CREDENTIALS,
+    403: FailureKind.FORBIDDEN,  # a credential's fault or one prompt's, so it says nothing of the next call
     404: FailureKind.UNSUPPORTED,
     405: FailureKind.UNSUPPORTED,
     408: FailureKind.UNAVAILABLE,
@@ -130,9 +140,8 @@ def _overflows(body: bytes) -> bool:
 
 
 def _names_a_model(body: bytes) -> bool:
-    """Tell "no such model" from "no such path": vLLM and OpenAI name the model, the hosted endpoint the account."""
-    words = body.lower()
-    return b"model" in words or b"not found for account" in words or words.strip() == b"404 page not found"
+    """Tell "no such model" from "no such path" or "not this API for that model"."""
+    return _NO_SUCH_MODEL.search(body) is not None or body.strip() == b"404 page not found"
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -20,8 +20,21 @@ _string = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
 _count = msgspec.json.Decoder(int | None)
 
-_MODALITIES = {b"image_url": "image", b"input_audio": "audio", b"file": "file"}
-_PART = re.compile(rb'"type"\s*:\s*"(image_url|input_audio|file)"')
+MOST_CHOICES = 128
+"""The most that the OpenAI API allows of `n`."""
+MOST_TOKENS = 10_000_000
+"""More output tokens than any model has; the ledger counts exactly far beyond it."""
+MOST_OPTIONS = 512
+"""Bytes of `stream_options`, which is decoded and written anew."""
+
+_MODALITIES = {
+    b"image_url": "image",
+    b"input_image": "image",
+    b"input_audio": "audio",
+    b"audio_url": "audio",
+    b"file": "file",
+}
+_PART = re.compile(rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video)|file)"')
 _INLINED = re.compile(rb'"data:[^"]*"|"data"\s*:\s*"[^"]*"')
 _PROMPTS: dict[API, tuple[str, ...]] = {
     "chat": ("messages", "tools", "functions", "response_format"),
@@ -64,22 +77,24 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
     needed = _PROMPTS[api][0]
     if needed not in members:
         raise _BadMemberError(needed, f"{needed!r} is missing.")
+    if len(bytes(members.get("stream_options", b""))) > MOST_OPTIONS:
+        raise _BadMemberError("stream_options", f"'stream_options' has more than {MOST_OPTIONS} bytes.")
     options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
     prompt = [bytes(members[name]) for name in _PROMPTS[api] if name in members]
     media = _PART.findall(prompt[0]) if api == "chat" else []
     inlined = sum(map(len, _INLINED.findall(prompt[0]))) if media else 0
-    limits = [_positive(members, name) for name in ("max_tokens", "max_completion_tokens")]
+    limits = [_number(members, name, 0, MOST_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
     return InferenceRequest(
         api=api,
         model=model,
         stream=api != "embeddings" and bool(_member(members, "stream", _flag, "true or false")),
         wants_usage=bool(options and options.include_usage),
         max_tokens=min((limit for limit in limits if limit is not None), default=None),
-        choices=_positive(members, "n") or 1,
+        choices=_number(members, "n", 1, MOST_CHOICES) or 1,
         size=size,
         text_bytes=sum(map(len, prompt)) - inlined,
         media=len(media),
-        modalities=frozenset({"text", *(_MODALITIES[kind] for kind in media)}),
+        modalities=frozenset({"text", *(_MODALITIES[kind] for kind in media if kind in _MODALITIES)}),
         members=members,
     )
 
@@ -89,12 +104,12 @@ def _member(members: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T]
         return None
     try:
         return decoder.decode(members[name])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise _BadMemberError(name, f"{name!r} must be {wanted}.") from None
 
 
-def _positive(members: dict[str, Raw], name: str) -> int | None:
+def _number(members: dict[str, Raw], name: str, least: int, most: int) -> int | None:
     count = _member(members, name, _count, "a whole number")
-    if count is not None and count < 0:
-        raise _BadMemberError(name, f"{name!r} must not be negative.")
+    if count is not None and not least <= count <= most:
+        raise _BadMemberError(name, f"{name!r} must be from {least} to {most}.")
     return count

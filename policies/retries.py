@@ -49,8 +49,11 @@ def first_content_deadline(candidate: Candidate) -> float:
 
 
 def whole_answer_deadline(candidate: Candidate) -> float:
-    """Return the seconds after which a plain answer has failed: three times the prediction, at least 60."""
-    return max(60.0, 3 * candidate.seconds)
+    """Return the seconds after which a plain answer has failed: at least 60, and three times as long as it may take.
+
+    Its head comes with its end, so silence says nothing before that.
+    """
+    return max(60.0, 3 * candidate.longest)
 
 
 def next_attempt(
@@ -77,6 +80,12 @@ def next_attempt(
     return left[0]
 
 
+def passes(tried: Sequence[tuple[Candidate, Failure]]) -> bool:
+    """Say whether the last attempt's own answer is the caller's: it is the caller's fault, or nobody has that API."""
+    kind = tried[-1][1].kind
+    return kind is FailureKind.CALLER or all(failure.kind is FailureKind.UNSUPPORTED for _, failure in tried)
+
+
 def verdict(tried: Sequence[tuple[Candidate, Failure]], remaining: float) -> Rejection:
     """Say no to the caller after the failures in `tried`, none of which left an answer that may pass.
 
@@ -97,7 +106,7 @@ def verdict(tried: Sequence[tuple[Candidate, Failure]], remaining: float) -> Rej
         wait = min((f.retry_after for _, f in tried if f.retry_after is not None), default=1.0)
         message = f"Every deployment is limiting its callers ({story})."
         return Rejection(Reason.OVERLOADED, message, retry_after_us=round(wait * 1_000_000))
-    if kinds <= {FailureKind.CREDENTIALS, FailureKind.MODEL_GONE}:
+    if kinds <= {FailureKind.CREDENTIALS, FailureKind.FORBIDDEN, FailureKind.MODEL_GONE}:
         return Rejection(Reason.UPSTREAM_REFUSED, f"The gateway's own access to this model is refused ({story}).")
     return Rejection(Reason.UPSTREAM_FAILED, f"Every attempt failed ({story}).")
 

@@ -28,6 +28,7 @@ def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candid
         deployment=deployment,
         ttft=ttft,
         seconds=seconds,
+        longest=ttft + estimate.longest_output * snapshot.token_time,
         money=cost,
         score=(cost or 0) + terms.value_of_time * (seconds + imposed),
         reason="late" if terms.ttft_target is not None and ttft > terms.ttft_target else "in time",

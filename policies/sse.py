@@ -6,6 +6,7 @@ stream is committed by its first event with content, reasoning, a refusal, a too
 Line ends may be CR, LF or CRLF, mixed, and split anywhere (WHATWG HTML, 9.2.5).
 """
 
+import json
 import re
 
 import msgspec
@@ -19,14 +20,21 @@ MAX_EVENT = 8 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
 
 _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LONGEST_HALF = 3
+"""Bytes of a boundary that may have waited for its last one."""
+
 _DATA = re.compile(rb"(?:^|[\r\n])\xef?\xbb?\xbf?data: ?([^\r\n]*)")
 _MATTERS = re.compile(rb'"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|"error"|\[DONE\]')
 _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
 _CONTENT = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call")
 
 
+MOST_TOKENS = 2**31
+"""Tokens that an upstream may tell of one answer; more is nonsense and must not reach the books."""
+
+
 class _Usage(Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
 
 
@@ -38,15 +46,16 @@ class _Choice(Struct):
 
 class _Event(Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
 
 
 class _Answer(Struct):
-    usage: _Usage | None = None
+    usage: Raw | UnsetType = UNSET
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
@@ -64,7 +73,7 @@ class Splitter:
         """Take in `chunk` and return the events it finished. Raises EventTooLargeError."""
         buffer = self.rest + chunk if self.rest else chunk
         events, start = [], 0
-        for boundary in _BOUNDARY.finditer(buffer):
+        for boundary in _BOUNDARY.finditer(buffer, max(0, len(self.rest) - _LONGEST_HALF)):
             if boundary.end() == len(buffer) and boundary.group() == b"\r\n\r":
                 break  # half of a second CRLF: its LF belongs to this event
             events.append(buffer[start : boundary.end()])
@@ -98,7 +107,7 @@ class Tap:
     def feed(self, chunk: bytes) -> bytes:
         """Take in `chunk`; return the bytes to send now. Raises EventTooLargeError."""
         if self.committed and not self._splitter.rest and chunk.endswith(b"\n\n") and not _MATTERS.search(chunk):
-            self.events += chunk.count(b"\n\n")
+            self.events += chunk.count(b"\ndata:") + chunk.startswith(b"data:")
             return chunk
         out = [event for event in self._splitter.feed(chunk) if self._watch(event)]
         if self.committed:
@@ -118,7 +127,7 @@ class Tap:
     def _watch(self, event: bytes) -> bool:
         """Note what `event` says; False when it is ours alone and must not be passed on."""
         if self.committed and not _MATTERS.search(event):
-            self.events += 1
+            self.events += b"\ndata:" in event or event.startswith(b"data:")
             return True
         data = b"\n".join(_DATA.findall(event))
         if not data:
@@ -128,7 +137,7 @@ class Tap:
             return True
         try:
             seen = _decode_event(data)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.malformed += 1
             return True
         return self._note(seen, data)
@@ -137,10 +146,10 @@ class Tap:
         if seen.error is not UNSET and bytes(seen.error) != b"null":
             self.error = data
             return True
-        if seen.usage is not None:
-            self.usage = _told(seen.usage)
+        told = None if seen.usage is UNSET else _told(seen.usage)
+        self.usage = told or self.usage
         if not seen.choices:
-            return not (self._withhold and seen.usage is not None)
+            return not (self._withhold and told is not None)
         self.events += any(_has_content(choice) for choice in seen.choices)
         for choice in seen.choices:
             self.finished = self.finished or choice.finish_reason is not None
@@ -152,9 +161,22 @@ def usage_of(answer: bytes) -> Usage | None:
     """Return the usage that a plain answer tells, or None. Raises ValueError where the answer is not whole JSON."""
     try:
         told = _decode_answer(answer).usage
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the answer is not a whole JSON object: {error}") from error
-    return None if told is None else _told(told)
+    return None if told is UNSET else _told(told)
+
+
+def usage_in(tail: bytes) -> Usage | None:
+    """Return the last usage that the end of a long plain answer tells, or None."""
+    start = tail.rfind(b'"usage"')
+    if start < 0:
+        return None
+    text = tail[start + len(b'"usage"') :].decode("utf-8", "replace").lstrip(" \t\r\n:")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return _told(text[:end].encode())
 
 
 def error_event(body: bytes) -> bytes:
@@ -162,8 +184,16 @@ def error_event(body: bytes) -> bytes:
     return b"data: " + body + b"\n\n"
 
 
-def _told(usage: _Usage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, estimated=False)
+def _told(usage: bytes | Raw) -> Usage | None:
+    """Read a usage object; None where it is none, which is an engine's oddity and no failure."""
+    try:
+        told = _decode_usage(usage)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if told is None:
+        return None
+    prompt, completion = (min(MOST_TOKENS, max(0, n or 0)) for n in (told.prompt_tokens, told.completion_tokens))
+    return Usage(prompt, completion, estimated=False)
 
 
 def _has_content(choice: _Choice) -> bool:

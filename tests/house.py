@@ -19,6 +19,7 @@ PURE = frozenset(
         "heapq",
         "bisect",
         "itertools",
+        "json",
         "math",
         "operator",
         "random",
@@ -47,7 +48,7 @@ DOORS = {
 """Each library and the only places that may import it."""
 
 RANKS = (
-    ("clock", "errors", "http", "store", "config"),
+    ("clock", "errors", "http", "logs", "store", "config"),
     ("identity", "ledger", "upstream", "telemetry", "metrics"),
     ("intake", "reply", "relay", "services", "attempts"),
     ("exchange",),

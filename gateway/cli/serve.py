@@ -1,16 +1,14 @@
 """`sluiceway serve`: run the gateway until it is told to stop."""
 
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 import click
-import structlog
 import uvloop
 
-from gateway import server
+from gateway import logs, server
 from gateway.config.loading import builtin, load
 from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Settings
@@ -32,7 +30,7 @@ Do one of these:
 )
 def command(config: Path | None, data_dir: Path) -> None:
     """Run the gateway until SIGTERM or SIGINT."""
-    _log_to_stderr()
+    logs.configure()
     settings = _settings(config, data_dir)
     try:
         uvloop.run(_serve(settings, discover=config is None))
@@ -65,19 +63,6 @@ async def _serve(settings: Settings, *, discover: bool) -> None:
     sys.stdout.flush()
     await asked.wait()
     await running.stop()
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    processors: list[structlog.types.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
-    structlog.configure(processors=processors, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def _fail(message: str) -> NoReturn:

@@ -17,11 +17,10 @@ from typing import Any
 
 import httpx
 import msgspec
-import structlog
 import uvloop
 from rich.console import Console
 
-from gateway import clock
+from gateway import clock, logs
 from gateway.config.settings import Settings
 from gateway.demo.board import Board
 from gateway.demo.caller import TIMEOUT
@@ -60,10 +59,7 @@ def run(fleet: Fleet, port: int, started: float, *, failover: bool, once: bool, 
 
     `started` is the time of the monotonic clock at which this process began. Raises `FleetFailed` and `TourBroken`.
     """
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.configure(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="sluiceway-demo-") as data_dir:
         settings = demo_settings(fleet, port, Path(data_dir), failover=failover)
         return uvloop.run(_until_signalled(_perform(settings, fleet, started, once=once, as_json=as_json)))

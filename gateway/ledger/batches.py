@@ -12,9 +12,13 @@ from collections import deque
 from contextlib import suppress
 from itertools import islice
 
+import structlog
+
 from gateway import clock
 from gateway.ledger import wire
 from gateway.store.door import NoScriptError, Store, StoreDown
+
+log = structlog.get_logger("sluiceway.ledger")
 
 MOST_OPERATIONS = 32
 """Operations of one organization in one flush."""
@@ -175,10 +179,12 @@ class Batches:
         return taken
 
     async def _send(self, batches: list[list[Operation]]) -> None:
-        if not batches:
+        ready = [(operations, command) for operations in batches if (command := self._written(operations))]
+        if not ready:
             return
+        batches = [operations for operations, _ in ready]
         try:
-            replies = await self._evaluate([self._command(operations) for operations in batches])
+            replies = await self._evaluate([command for _, command in ready])
         except (StoreDown, NoScriptError) as error:
             self._store_down(batches, StoreDown(str(error)))
             return
@@ -187,6 +193,16 @@ class Batches:
             self._retry_after = FIRST_RETRY
         for operations, reply in zip(batches, replies, strict=True):
             self._deliver(operations, reply)
+
+    def _written(self, operations: list[Operation]) -> list[str | bytes | int] | None:
+        """Write a call of the script; one that cannot be written fails, and is not tried again."""
+        try:
+            return self._command(operations)
+        except Exception as error:
+            log.exception("operations that cannot be written are given up", organization=operations[0].organization)
+            for operation in operations:
+                operation.failed(StoreDown(f"the ledger cannot write this: {error}"))
+            return None
 
     def _command(self, operations: list[Operation]) -> list[str | bytes | int]:
         arguments = wire.Arguments()

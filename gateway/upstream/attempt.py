@@ -4,12 +4,15 @@ Law: load is held from `open` to `close`; `close` is called exactly once by whoe
 upstream connection at once unless the answer was read to its end. Everything that can go wrong is an `AttemptFailed`.
 """
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 
 from gateway import clock
-from gateway.upstream.fleet import Home, Live
+from gateway.upstream.fleet import Home, Ticket
 from gateway.upstream.transport import ERRORS, failure_of, timeouts
 from policies.domain import API, Candidate
 from policies.failures import Failure, FailureKind, classify
@@ -18,6 +21,13 @@ PATHS: dict[API, str] = {"chat": "/chat/completions", "completions": "/completio
 
 ERROR_BODY = 1024 * 1024
 """Bytes of an error answer that are read; a longer one is not an answer that a caller could use."""
+
+
+LAST_WORDS = 0.1
+"""Seconds that an upstream gets to end an answer that is done."""
+
+LEAST_PACED = 8
+"""Output tokens below which an answer says nothing of pace."""
 
 
 class Passed:
@@ -41,24 +51,24 @@ class AttemptFailed(Exception):  # noqa: N818 - an outcome, not a programming er
 
 
 class Attempt:
-    """One try of `candidate`'s deployment. `sent_at`, `first_at`: monotonic seconds, `first_at` 0.0 until content."""
+    """One try of `candidate`'s deployment, with the load that `ticket` holds there.
 
-    def __init__(self, home: Home, live: Live, candidate: Candidate, prompt_tokens: int) -> None:
+    `sent_at`, `first_at`: monotonic seconds, `first_at` 0.0 until a stream's first content. `written`: the upstream may
+    have begun to work. `done`: what is still to come of the answer is its end.
+    """
+
+    def __init__(self, home: Home, ticket: Ticket, candidate: Candidate) -> None:
         self.home = home
-        self.live = live
+        self.ticket = ticket
         self.candidate = candidate
         self.status = 0
         self.content_type = ""
         self.sent_at = clock.monotonic()
         self.first_at = 0.0
-        self._prompt_tokens = prompt_tokens
-        self._ahead = live.queued_tokens + prompt_tokens
-        self._queued = True
+        self.written = False
+        self.done = False
         self._response: httpx.Response | None = None
         self._answer: AsyncIterator[bytes] | None = None
-        live.in_flight += 1
-        live.queued_tokens += prompt_tokens
-        live.breaker.sent(self.sent_at)
 
     async def open(self, api: API, body: bytes, headers: dict[str, str]) -> None:
         """Send `body` and wait for the answer's head. Raises AttemptFailed for anything but a 2xx without a coding."""
@@ -67,7 +77,7 @@ class Attempt:
             self.home.backend.base_url + PATHS[api],
             headers=[*self.home.headers, *headers.items()],
             content=body,
-            extensions=timeouts(),
+            extensions={**timeouts(), "trace": self._note},
         )
         try:
             response = await self.home.transport.handle_async_request(request)
@@ -78,7 +88,8 @@ class Attempt:
         self._response = response
         self._answer = aiter(response.stream)
         self.status = response.status_code
-        self.content_type = response.headers.get("content-type", "application/json")
+        told = response.headers.get("content-type", "application/json")
+        self.content_type = told if told.isascii() else "application/octet-stream"
         if not 200 <= self.status < 300:
             raise await self._refused(response)
         coding = response.headers.get("content-encoding", "identity")
@@ -104,32 +115,40 @@ class Attempt:
             raise AttemptFailed(failure_of(error)) from error
 
     def first_content(self) -> None:
-        """Note that the first content came: the prompt is out of the queue and its time is learned."""
+        """Note a stream's first content: the prompt is out of the queue and its time is learned."""
         self.first_at = clock.monotonic()
-        self._leave_queue()
-        self.live.latency.observe_first(self.first_at, self.first_at - self.sent_at, self._ahead)
+        self.ticket.leave_queue()
+        self.ticket.live.latency.observe_first(self.first_at, self.first_at - self.sent_at, self.ticket.ahead)
 
     def finished(self, completion_tokens: int) -> None:
-        """Note a whole answer of that many output tokens."""
+        """Note a whole answer of that many output tokens: its pace is learned.
+
+        A plain answer does not tell when it began, so that is taken as predicted.
+        """
+        if completion_tokens < LEAST_PACED:
+            return
         now = clock.monotonic()
-        if self.first_at and completion_tokens > 8:
-            self.live.latency.observe_pace(now, (now - self.first_at) / (completion_tokens - 1))
+        began = self.first_at or self.sent_at + self.candidate.ttft
+        if now > began:
+            self.ticket.live.latency.observe_pace(now, (now - began) / (completion_tokens - 1))
 
     def close(self) -> None:
         """Give the load back and close the upstream connection, without waiting for it."""
-        self._leave_queue()
-        self.live.in_flight -= 1
+        self.ticket.close()
         if self._response is not None:
-            clock.spawn(_close(self._response), "close-upstream")
+            clock.spawn(_close(self._response, self._answer if self.done else None), "close-upstream")
 
-    def _leave_queue(self) -> None:
-        if self._queued:
-            self._queued = False
-            self.live.queued_tokens -= self._prompt_tokens
+    async def _note(self, event: str, _: dict[str, Any]) -> None:
+        """Take the transport's word that the request is being written."""
+        self.written = self.written or event.endswith("send_request_headers.started")
 
 
-async def _close(response: httpx.Response) -> None:
-    try:
+async def _close(response: httpx.Response, rest: AsyncIterator[bytes] | None) -> None:
+    """Close; an answer that is done is read to its end first, so that its connection can be used again."""
+    with contextlib.suppress(*ERRORS, TimeoutError):  # what it says on the way out concerns nobody
+        if rest is not None:
+            async with asyncio.timeout(LAST_WORDS):
+                async for _ in rest:
+                    pass
+    with contextlib.suppress(*ERRORS):
         await response.aclose()
-    except ERRORS:
-        return  # it is closed either way; what it says on the way out concerns nobody

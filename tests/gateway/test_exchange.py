@@ -9,7 +9,7 @@ import pytest
 from gateway.config.settings import Limits
 from policies.domain import Meter, MeterKind, Plan
 from tests.gateway.harness import ASK, eventually, running
-from tests.parts.scripted import Hang, Status, delta, sse, usage
+from tests.parts.scripted import Hang, Status, delta, event, sse, usage
 
 LONG = [
     Status(200, {"content-type": "text/event-stream"}),
@@ -195,3 +195,45 @@ async def test_streams_that_outlive_the_grace_are_told_so(tmp_path, first, monke
 async def _store_pid(gateway):
     (info,) = await gateway.gateway.store.send(("INFO", "server"))
     return info["process_id"] if isinstance(info, dict) else info.split(b"process_id:")[1].split()[0]
+
+
+async def test_a_caller_who_does_not_read_cannot_keep_the_books_open(tmp_path, first, monkeypatch):
+    """Its call is settled when the grace is over, though nobody takes the last words."""
+    monkeypatch.setattr("gateway.server.GRACE", 1)
+    part = event({"choices": [{"delta": {"content": "x" * 60_000}}]})
+    first.enqueue([Status(200, {"content-type": "text/event-stream"}), *[part] * 800, Hang()])
+    async with running(tmp_path, {"a": first}) as gateway:
+        host, port = gateway.running.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        body = json.dumps(ASK | {"stream": True}).encode()
+        key = await gateway.key()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        writer.transport.pause_reading()
+        await eventually(lambda: gateway.services.intake.open_calls)
+        await asyncio.sleep(0.3)
+        await gateway.running.stop()
+        writer.close()
+
+        assert gateway.gateway.ledger.open_reservations == 0
+        assert gateway.services.intake.open_calls == 0
+
+
+async def test_a_caller_who_left_before_anything_was_written_pays_nothing(gateway):
+    """A connect that hangs is no work."""
+    home = gateway.services.fleet.homes["a"]
+    home.backend = type(home.backend)("a", "openai", "http://127.255.255.254:81/v1")
+    monkey = home.transport
+
+    class Hanging(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            await asyncio.Event().wait()
+
+    home.transport = Hanging()
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.client.post("/v1/chat/completions", json=ASK, timeout=0.3)
+    await eventually(lambda: gateway.services.intake.open_calls == 0)
+    home.transport = monkey
+
+    (total,) = await gateway.usage()
+    assert (total.prompt_tokens, total.completion_tokens) == (0, 0)

@@ -3,7 +3,7 @@ import json
 import httpx
 import pytest
 
-from tests.gateway.harness import ASK
+from tests.gateway.harness import ASK, running
 from tests.parts.scripted import DONE, Bytes, Close, Hang, Status, delta, event, sse, usage
 
 JSON = {"content-type": "application/json"}
@@ -120,3 +120,46 @@ async def test_an_upstream_faster_than_its_caller_is_paused(gateway, first):
         size = sum([len(chunk) async for chunk in answer.aiter_bytes()])
 
     assert size > 48_000_000
+
+
+async def test_a_huge_plain_answer_that_stalls_ends_with_the_calls_deadline(tmp_path, first, monkeypatch):
+    """Nothing is held for ever."""
+    monkeypatch.setattr("gateway.relay.BUFFERED", 10_000)
+    first.enqueue([Status(200, JSON), Bytes(b"{" + b" " * 20_000), Hang()])
+    async with running(tmp_path, {"a": first}, total=0.5) as gateway:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await gateway.ask()
+        await gateway.usage()
+
+        assert gateway.gateway.ledger.open_reservations == 0
+
+
+async def test_a_huge_plain_answers_usage_is_read_at_its_end(gateway, first, monkeypatch):
+    """As told, though it was streamed."""
+    monkeypatch.setattr("gateway.relay.BUFFERED", 10_000)
+    first.enqueue([Status(200, JSON), Bytes(b'{"data":"' + b"x" * 90_000 + b'","usage":{"prompt_tokens":777}}')])
+    await gateway.ask("embeddings", input="x")
+
+    (total,) = await gateway.usage()
+    assert (total.prompt_tokens, total.estimated_tokens) == (777, 0)
+
+
+async def test_an_upstream_that_lingers_after_its_last_word_is_not_waited_for(gateway, first):
+    """Nor told as a failure."""
+    first.enqueue([*sse("one", told=usage(1, 1)), Hang()])
+
+    answer = await gateway.ask(stream=True)
+
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert gateway.metric("sluiceway_attempts_total", backend="a", outcome="ok") == 1
+
+
+async def test_usage_told_at_the_beginning_of_a_cut_stream_is_not_all_of_it(gateway, first):
+    """The caller saw more."""
+    early = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}})
+    words = sse(*("w" * 20), end=False)
+    first.enqueue([words[0], early, *words[1:], Close()])
+    await gateway.ask(stream=True)
+
+    (total,) = await gateway.usage()
+    assert (total.prompt_tokens, total.completion_tokens) == (9, 20)

@@ -14,9 +14,21 @@ def deployment(backend="gpu-a", *, window=None, modalities=("text",), price=FREE
 
 
 def snapshot(
-    of=None, *, in_flight=0, queued=0, ttft=0.2, rate=10_000.0, token_time=0.01, ejected=False, off=None, lacks=()
+    of=None,
+    *,
+    in_flight=0,
+    queued=0,
+    ttft=0.2,
+    rate=10_000.0,
+    token_time=0.01,
+    ejected=False,
+    off=None,
+    retired=False,
+    lacks=(),
 ):
-    return Snapshot(of or deployment(), in_flight, queued, ttft, rate, token_time, ejected, off, frozenset(lacks))
+    return Snapshot(
+        of or deployment(), in_flight, queued, ttft, rate, token_time, ejected, off, retired, frozenset(lacks)
+    )
 
 
 def model(*deployments, name="m", fallbacks=(), terms=None):
@@ -31,7 +43,7 @@ def request(api="chat", **members):
 
 
 def candidate(of=None, *, ttft=0.2, seconds=1.0):
-    return Candidate(of or deployment(), ttft, seconds, 0, 1.0, "in time")
+    return Candidate(of or deployment(), ttft, seconds, seconds, 0, 1.0, "in time")
 
 
 def route(*candidates, terms=None):

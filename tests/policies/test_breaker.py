@@ -6,7 +6,7 @@ from policies.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, Sta
 def opened(now=0.0):
     breaker = Breaker()
     for _ in range(THRESHOLD):
-        breaker.failed(now)
+        breaker.failed(now, probe=False)
     return breaker
 
 
@@ -14,8 +14,8 @@ def test_fewer_failures_than_the_threshold_change_nothing():
     """And a success forgets them."""
     breaker = Breaker()
     for _ in range(10):
-        breaker.failed(0.0)
-        breaker.failed(0.0)
+        breaker.failed(0.0, probe=False)
+        breaker.failed(0.0, probe=False)
         breaker.succeeded()
 
     assert breaker.passes(0.0)
@@ -45,8 +45,8 @@ def test_a_failed_probe_doubles_the_pause():
     breaker, now, pause = opened(), 0.0, FIRST_PAUSE
     for _ in range(10):
         now += pause
-        breaker.sent(now)
-        breaker.failed(now)
+        assert breaker.sent(now)
+        breaker.failed(now, probe=True)
         pause = min(LONGEST_PAUSE, pause * 2)
         assert not breaker.passes(now + pause - 0.01)
         assert breaker.passes(now + pause)
@@ -56,7 +56,7 @@ def test_a_probe_whose_caller_left_is_owed_again():
     """Nobody may be kept out for good by a caller who left."""
     breaker = opened()
     breaker.sent(FIRST_PAUSE)
-    breaker.abandoned()
+    breaker.abandoned(probe=True)
 
     assert breaker.passes(FIRST_PAUSE)
 
@@ -66,6 +66,17 @@ def test_late_failures_of_calls_already_under_way_do_not_lengthen_the_pause(late
     """Forty calls that die together are one opening."""
     breaker = opened()
     for _ in range(40):
-        breaker.failed(late)
+        breaker.failed(late, probe=False)
 
     assert breaker.passes(FIRST_PAUSE)
+
+
+def test_only_the_probe_decides_while_half_open():
+    """Calls sent before the breaker opened end in their own time."""
+    breaker = opened()
+    assert breaker.sent(FIRST_PAUSE)
+    assert not breaker.sent(FIRST_PAUSE)
+    breaker.failed(FIRST_PAUSE, probe=False)
+    breaker.abandoned(probe=False)
+
+    assert breaker.state is State.HALF_OPEN

@@ -15,7 +15,8 @@ def test_a_healthy_deployment_that_fits_is_in():
     ("seen", "facts", "words", "soft"),
     [
         (snapshot(), request(messages=IMAGE), "takes no image", False),
-        (snapshot(off="the upstream answered 401"), request(), "off: the upstream answered 401", False),
+        (snapshot(off="the upstream answered 401"), request(), "off: the upstream answered 401", True),
+        (snapshot(off="410", retired=True), request(), "retired", False),
         (snapshot(deployment(window=100)), request(), "window of 100 tokens", True),
         (snapshot(ejected=True), request(), "ejected", True),
         (snapshot(lacks={"chat"}), request(), "has no chat", True),

@@ -81,3 +81,12 @@ def test_memory_is_bounded(monkeypatch):
         learner.of(f"k{number}", facts)
 
     assert len(learner._pairs) == 100
+
+
+def test_one_callers_oddities_are_not_learned_for_all():
+    """What lies far outside of text is cut to its edge."""
+    learner, facts = Estimates(), request(messages=[{"role": "user", "content": "x" * 400}])
+    for _ in range(50):
+        learner.learn("k", facts, 10**9, 10, 0)
+
+    assert learner.of("other", facts).prompt_tokens <= facts.text_bytes

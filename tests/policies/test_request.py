@@ -69,6 +69,15 @@ def test_usage_is_wanted_only_where_it_was_asked_for():
         (b'{"model":"m","messages":[],"max_tokens":-1}', Reason.BAD_MEMBER, "max_tokens"),
         (b'{"model":"m","messages":[],"max_tokens":1.5}', Reason.BAD_MEMBER, "max_tokens"),
         (b'{"model":"m","messages":[],"n":"2"}', Reason.BAD_MEMBER, "n"),
+        (b'{"model":"m","messages":[],"n":0}', Reason.BAD_MEMBER, "n"),
+        (b'{"model":"m","messages":[],"n":1' + b"0" * 30 + b"}", Reason.BAD_MEMBER, "n"),
+        (b'{"model":"m","messages":[],"max_tokens":1' + b"0" * 30 + b"}", Reason.BAD_MEMBER, "max_tokens"),
+        (b'{"model":"\xff","messages":[]}', Reason.BAD_MEMBER, "model"),
+        (
+            b'{"model":"m","messages":[],"stream_options":' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}",
+            Reason.BAD_MEMBER,
+            "stream_options",
+        ),
         (b'{"model":"m","messages":[],"stream_options":[]}', Reason.BAD_MEMBER, "stream_options"),
     ],
 )
@@ -79,3 +88,12 @@ def test_bad_input_is_refused_with_the_member_at_fault(body, reason, param):
     assert isinstance(rejection, Rejection)
     assert (rejection.reason, rejection.param) == (reason, param)
     assert rejection.shape.status == 400
+
+
+def test_every_kind_of_media_is_media():
+    """Its bytes teach nothing of text."""
+    parts = [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + "A" * 5000}}]
+    facts = request(messages=[{"role": "user", "content": parts}])
+
+    assert facts.media == 1
+    assert facts.text_bytes < 300

@@ -7,6 +7,7 @@ from policies.retries import (
     RetryBudget,
     first_content_deadline,
     next_attempt,
+    passes,
     verdict,
     whole_answer_deadline,
 )
@@ -113,3 +114,12 @@ def test_patience_follows_the_prediction_within_bounds():
     assert first_content_deadline(candidate(ttft=1000.0)) == 120.0
     assert whole_answer_deadline(candidate(seconds=1.0)) == 60.0
     assert whole_answer_deadline(candidate(seconds=50.0)) == 150.0
+
+
+def test_an_upstreams_own_answer_passes_only_where_it_is_the_callers():
+    """A 501 beside an overload is an overload."""
+    lacking, busy = Failure(FailureKind.UNSUPPORTED, "x", 501), Failure(FailureKind.UNAVAILABLE, "x", 503)
+
+    assert passes([(A, lacking), (B, lacking)])
+    assert not passes([(A, busy), (B, lacking)])
+    assert passes([(A, busy), (B, Failure(FailureKind.CALLER, "x", 400))])

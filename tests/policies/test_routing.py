@@ -9,7 +9,7 @@ from policies.rejections import Reason, Rejection
 from policies.routing import route
 from tests.policies.builders import HOSTED, deployment, model, request, snapshot
 
-CALL = Estimate(1000, 100, 200)
+CALL = Estimate(1000, 100, 200, 1000)
 LOCAL, OTHER, PAID = deployment("gpu-a"), deployment("gpu-b"), deployment("hosted", price=HOSTED, kind="nvidia")
 
 
@@ -56,9 +56,10 @@ def test_the_ejected_one_is_left_out_while_another_is_there():
 
 
 def test_ejection_never_takes_the_last_one():
-    """An operator's fault may."""
-    assert ranked(snapshot(LOCAL, ejected=True), snapshot(OTHER, off="410")) == ["gpu-a"]
-    assert ranked(snapshot(LOCAL, off="410")).reason is Reason.NO_DEPLOYMENT
+    """Nor does an operator's fault; only a model that is gone for good does."""
+    assert ranked(snapshot(LOCAL, ejected=True), snapshot(OTHER, retired=True)) == ["gpu-a"]
+    assert ranked(snapshot(LOCAL, off="401")) == ["gpu-a"]
+    assert ranked(snapshot(LOCAL, retired=True)).reason is Reason.NO_DEPLOYMENT
 
 
 def test_fallbacks_come_after_the_models_own():
@@ -78,7 +79,8 @@ views = st.builds(
     in_flight=st.integers(0, 50),
     queued=st.integers(0, 10**6),
     ejected=st.booleans(),
-    off=st.sampled_from([None, "410"]),
+    off=st.sampled_from([None, "401"]),
+    retired=st.booleans(),
     lacks=st.sampled_from([(), ("chat",)]),
 )
 
@@ -88,7 +90,7 @@ def test_every_deployment_is_either_in_the_order_or_dropped_with_a_reason(seen, 
     """Nothing is lost, and what is off is never tried."""
     planned = route(request(), [model(*(s.deployment for s in seen))], {"m": seen}, CALL, random.Random(seed))
     if isinstance(planned, Rejection):
-        assert all(s.off for s in seen)
+        assert all(s.retired for s in seen)
         return
     assert len(planned.order) + len(planned.dropped) == len(seen)
     assert all(c.dropped is None and c.reason for c in planned.order)

@@ -2,7 +2,7 @@ from policies.domain import Estimate, RoutingTerms
 from policies.scoring import score
 from tests.policies.builders import HOSTED, deployment, snapshot
 
-CALL = Estimate(prompt_tokens=10_000, output_tokens=100, reserved_output=200)
+CALL = Estimate(prompt_tokens=10_000, output_tokens=100, reserved_output=200, longest_output=1000)
 TERMS = RoutingTerms(ttft_target=2.0, value_of_time=2_000_000)
 
 
@@ -25,7 +25,7 @@ def test_money_and_waiting_add_up():
 
 def test_short_prompts_share_equal_deployments_too():
     """Crowding counts where prefill does not, against a head start of 10 ms."""
-    short = Estimate(prompt_tokens=10, output_tokens=100, reserved_output=200)
+    short = Estimate(prompt_tokens=10, output_tokens=100, reserved_output=200, longest_output=1000)
     busy, idle = snapshot(in_flight=1, ttft=0.20), snapshot(ttft=0.21)
 
     assert score(busy, short, TERMS).score > score(idle, short, TERMS).score

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from policies import sse
 from policies.domain import Usage
-from policies.sse import DONE, EventTooLargeError, Splitter, Tap, error_event, usage_of
+from policies.sse import DONE, EventTooLargeError, Splitter, Tap, error_event, usage_in, usage_of
 
 
 def event(**data):
@@ -174,3 +174,48 @@ def test_a_plain_answer_tells_its_usage():
 def test_an_error_event_is_one_event():
     """Its body is one line of JSON."""
     assert Splitter().feed(error_event(b'{"error":{}}')) == [b'data: {"error":{}}\n\n']
+
+
+@pytest.mark.parametrize("odd", ["n/a", {"prompt_tokens": 3.5}, {"prompt_tokens": "9"}, [], 7])
+def test_an_odd_usage_is_no_usage_and_no_failure(odd):
+    """The answer is whole all the same."""
+    assert usage_of(json.dumps({"usage": odd}).encode()) is None
+    tap, got = relay(WORD + event(choices=[], usage=odd) + DONE)
+    assert tap.usage is None
+    assert got.endswith(DONE)
+
+
+def test_told_usage_is_within_reason():
+    """It goes into the books."""
+    told = usage_of(b'{"usage":{"prompt_tokens":1' + b"0" * 30 + b',"completion_tokens":-5}}')
+
+    assert told is None or (told.prompt_tokens, told.completion_tokens) == (2**31, 0)
+    assert usage_of(b'{"usage":{"prompt_tokens":null,"completion_tokens":-5}}') == Usage(0, 0, estimated=False)
+
+
+def test_comments_are_no_content():
+    """A ping is not a token."""
+    tap, _ = relay(WORD + b": ping\n\n" * 200, len(WORD), len(WORD) + 8)
+
+    assert tap.events == 1
+
+
+def test_the_end_of_a_long_answer_tells_its_usage():
+    """Wherever nested members lie."""
+    tail = (
+        b'..."}],"usage":{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens":2},"x":1}'
+    )
+
+    assert usage_in(tail) == Usage(7, 2, estimated=False)
+    assert usage_in(b"nothing here") is None
+    assert usage_in(b'"usage": {broken') is None
+
+
+def test_a_large_event_in_small_pieces_costs_no_more_than_its_length():
+    """Each byte is searched about once."""
+    splitter, piece = Splitter(), b"x" * 1400
+    splitter.feed(b"data: ")
+    for _ in range(1500):
+        assert splitter.feed(piece) == []
+
+    assert len(splitter.feed(b"\n\n")) == 1

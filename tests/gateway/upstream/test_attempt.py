@@ -1,11 +1,13 @@
+import asyncio
+
 import pytest
 
 from gateway.config.settings import Backend
 from gateway.upstream.attempt import Attempt, AttemptFailed
-from gateway.upstream.fleet import Fleet
+from gateway.upstream.fleet import Fleet, Ticket
 from policies.failures import FailureKind
 from tests.gateway.harness import eventually
-from tests.parts.scripted import Bytes, Hang, Status
+from tests.parts.scripted import Bytes, Hang, Raw, Status
 from tests.policies.builders import candidate, deployment
 
 
@@ -19,7 +21,7 @@ async def fleet(first):
 
 def attempt_on(fleet):
     chosen = candidate(deployment())
-    return Attempt(fleet.homes["gpu-a"], fleet.live(chosen.deployment), chosen, 100)
+    return Attempt(fleet.homes["gpu-a"], Ticket(fleet.live(chosen.deployment), 100, 0.0), chosen)
 
 
 async def test_an_answer_is_read_to_its_end(fleet, first):
@@ -32,9 +34,9 @@ async def test_an_answer_is_read_to_its_end(fleet, first):
         parts.append(part)
 
     assert b"".join(parts) == b"abcd"
-    assert (attempt.live.in_flight, attempt.live.queued_tokens) == (1, 100)
+    assert (attempt.ticket.live.in_flight, attempt.ticket.live.queued_tokens) == (1, 100)
     attempt.close()
-    assert (attempt.live.in_flight, attempt.live.queued_tokens) == (0, 0)
+    assert (attempt.ticket.live.in_flight, attempt.ticket.live.queued_tokens) == (0, 0)
     assert first.requests[0].path == "/v1/chat/completions"
 
 
@@ -65,9 +67,49 @@ async def test_a_refusal_carries_the_upstreams_own_answer(fleet, first):
 async def test_the_first_content_ends_the_wait_in_the_queue_and_teaches(fleet):
     """The prompt is prefilled by then."""
     attempt = attempt_on(fleet)
-    before = attempt.live.latency.predict(attempt.sent_at)[0]
+    before = attempt.ticket.live.latency.predict(attempt.sent_at)[0]
     attempt.first_content()
     attempt.close()
 
-    assert attempt.live.queued_tokens == 0
-    assert attempt.live.latency.predict(attempt.first_at)[0] < before
+    assert attempt.ticket.live.queued_tokens == 0
+    assert attempt.ticket.live.latency.predict(attempt.first_at)[0] < before
+
+
+async def test_an_answer_that_is_done_leaves_its_connection_for_the_next_call(fleet, first):
+    """Its last bytes are read on the side; an upstream that lingers is not waited for."""
+    for script in ([Status(200), Bytes(b"ab")], [Status(200), Bytes(b"ab"), Hang()]):
+        first.enqueue(script)
+        attempt = attempt_on(fleet)
+        await attempt.open("chat", b"{}", {})
+        await attempt.read()
+        attempt.done = True
+        attempt.close()
+        await asyncio.sleep(0.02)
+        assert len(first.connections) == 1
+
+    assert await eventually(lambda: not first.connections, within=2.0)
+
+
+async def test_a_plain_answer_teaches_pace_and_not_its_first_token(fleet):
+    """It does not tell when it began."""
+    attempt = attempt_on(fleet)
+    live = attempt.ticket.live
+    before = live.latency.predict(attempt.sent_at)
+    attempt.sent_at -= 10.2
+    attempt.finished(101)
+    attempt.close()
+    fixed, _, token_time = live.latency.predict(attempt.sent_at + 10.2)
+
+    assert fixed == before[0]
+    assert before[2] < token_time < 0.1
+
+
+async def test_a_content_type_that_no_header_can_carry_is_replaced(fleet, first):
+    """The answer is the caller's all the same."""
+    first.enqueue([Raw("HTTP/1.1 200 OK\r\ncontent-type: text/\u201c\r\ncontent-length: 2\r\n\r\n{}".encode())])
+    attempt = attempt_on(fleet)
+    await attempt.open("chat", b"{}", {})
+    attempt.close()
+
+    assert attempt.content_type == "application/octet-stream"
+    assert attempt.written

@@ -16,11 +16,12 @@ class Engine(Http1Server):
         super().__init__()
         self.answers = {f"/{path.replace('__', '/')}": answer for path, answer in answers.items()}
         self.header = ""
+        self.unknown = 404
 
     async def handle(self, request, connection):
         found = self.answers.get(request.path)
         body = json.dumps(found).encode()
-        status = 404 if found is None else 200
+        status = self.unknown if found is None else 200
         head = f"HTTP/1.1 {status} \r\n{self.header}content-length: {len(body)}\r\n\r\n"
         await connection.write(head.encode() + body)
 
@@ -69,3 +70,10 @@ async def test_a_backend_lists_its_models_with_their_windows():
         engine.answers["/v1/models"] = {"data": "nonsense"}
         assert await models_of(Backend("x", "vllm", f"{engine.url}/v1")) is None
     assert await models_of(Backend("x", "vllm", "http://127.0.0.1:9/v1")) is None
+
+
+async def test_lm_studio_answers_200_to_what_it_does_not_know(monkeypatch):
+    """And is told apart all the same."""
+    async with Engine(v1__models=MODELS, api__v0__models={"data": []}) as engine:
+        engine.unknown = 200
+        assert (await engine_at(engine.port)).kind == "lmstudio"
