@@ -42,7 +42,7 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
             body_deadline=file.limits.body_deadline,
         ),
         backends=tuple(
-            Backend(name=name, kind=row.kind, base_url=row.base_url, api_key=row.api_key)
+            Backend(name=name, kind=row.kind, base_url=row.base_url, api_key=row.api_key, transport=row.transport)
             for name, row in file.backends.items()
         ),
         models=None if file.models is None else tuple(_model(name, file, taken) for name in file.models),

@@ -6,7 +6,7 @@ Law: a limit that is not kept is never accepted. Each name goes away with the ch
 NOT_YET: dict[str, frozenset[str]] = {
     "the file": frozenset({"trusted_proxies", "transport"}),
     "a listen address": frozenset({"tls", "trusted_proxies", "transport"}),
-    "a backend": frozenset({"max_in_flight", "transport"}),
+    "a backend": frozenset({"max_in_flight"}),
     "an organization": frozenset({"time_zone"}),
     "a plan": frozenset(
         {

@@ -14,7 +14,7 @@ from gateway.config import amounts, values
 from gateway.config.lists import NAME, PLAIN_NAME, Item, each, named, names, section, words
 from gateway.config.mistakes import At
 from gateway.config.reading import Key, Reading, Row
-from gateway.config.settings import KINDS, MINUTE_US, Limits
+from gateway.config.settings import KINDS, MINUTE_US, TRANSPORTS, Limits
 from policies.domain import Deadlines, RoutingTerms
 
 MODALITIES = ("text", "image", "audio", "file")
@@ -73,6 +73,7 @@ class BackendRow(Row, frozen=True, kw_only=True):
     kind: Annotated[str, Key(values.one_of(KINDS), f"say which engine it is: {', '.join(KINDS)}")] = ""
     base_url: Annotated[str, Key(values.web_url, "add the engine's URL, such as http://127.0.0.1:8000/v1")] = ""
     api_key: Annotated[str | None, Key(values.secret)] = None
+    transport: Annotated[str, Key(values.one_of(TRANSPORTS))] = "pooled"
 
 
 class PriceRow(Row, frozen=True, kw_only=True):

@@ -17,6 +17,9 @@ KINDS = ("openai", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "t
 HOSTED = ("openai", "nvidia")
 """The kinds that somebody is paid for: without a price in the file theirs is unknown."""
 
+TRANSPORTS = ("pooled", "httpx")
+"""How a backend can be reached: by our own pool, or by stock httpx (slower; it knows corporate proxies)."""
+
 MINUTE_US = 60_000_000
 """The period of a per-minute meter, in microseconds of the store's clock."""
 
@@ -87,6 +90,7 @@ class Backend(Discreet, frozen=True):
     kind: str
     base_url: str
     api_key: str | None = None
+    transport: str = "pooled"
 
 
 class Telemetry(Struct, frozen=True):

@@ -123,7 +123,7 @@ class Home:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.dialect = DIALECTS[backend.kind]
-        self.transport: httpx.AsyncBaseTransport = open_transport()
+        self.transport: httpx.AsyncBaseTransport = open_transport(backend.transport)
         self.headers: list[tuple[str, str]] = [
             ("accept-encoding", "identity"),
             ("content-type", "application/json"),

@@ -11,12 +11,10 @@ from tests.parts.llamacpp import LlamaServer
 TALK = {"messages": [{"role": "user", "content": "Talk."}], "model": "tiny"}
 
 
-async def call(client, number):
-    """Make one call, every other streamed; return (kind, attempts, seen tokens, whether it ended well)."""
-    stream = number % 2
-    asked = {**TALK, "max_tokens": 800 if stream else 200, "stream": bool(stream)}
-    seen = 0
-    attempts = 0
+async def call(client, *, stream):
+    """Make one call; return (kind, attempts, seen tokens, whether a cut was told)."""
+    asked = {**TALK, "max_tokens": 300, "stream": stream}
+    seen = attempts = 0
     try:
         raw = await client.chat.completions.with_raw_response.create(**asked)
         attempts = int(raw.headers["x-sluiceway-attempts"])
@@ -35,24 +33,32 @@ async def call(client, number):
 async def test_a_replica_killed_under_load_fails_no_call_that_nobody_had_seen(site, replicas):
     """Plain calls and uncommitted streams move on; committed ones are told in-band, and counted."""
     client = await site.client()
-    calls = [asyncio.ensure_future(call(client, number)) for number in range(24)]
+    outcomes, over = [], asyncio.Event()
+
+    async def keep_calling(number):
+        while not over.is_set():
+            outcomes.append(await call(client, stream=bool(number % 2)))
+
+    callers = [asyncio.ensure_future(keep_calling(number)) for number in range(18)]
     victim = replicas[0]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while (await victim.metrics())["requests_processing"] < 4:  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.005)
+    before = len(outcomes)
     victim.kill()
-    calls += [asyncio.ensure_future(call(client, number)) for number in range(24, 36)]
-    outcomes = await asyncio.gather(*calls)
+    while len(outcomes) < before + 30:  # noqa: ASYNC110 - callers append
+        await asyncio.sleep(0.05)
+    over.set()
+    await asyncio.gather(*callers)
 
     assert [outcome for outcome in outcomes if outcome[0].startswith("failed")] == []
     cut = [outcome for outcome in outcomes if outcome[0] == "cut"]
     assert all(told for *_, told in cut)
     assert max(attempts for _, attempts, *_ in outcomes) >= 2
     metrics = await site.process.metrics()
-    assert sum(metrics.total("sluiceway_streams_cut_total", cause=cause) for cause in ("reset", "truncated")) == len(
-        cut
-    )
-    assert (await site.booked())[2] == 36
+    causes = ("reset", "truncated")
+    assert sum(metrics.total("sluiceway_streams_cut_total", cause=cause) for cause in causes) == len(cut)
+    assert (await site.booked())[2] == len(outcomes)
 
 
 async def test_a_caller_who_leaves_stops_the_engine_and_pays_for_what_it_saw(start, models, store):
