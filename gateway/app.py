@@ -4,16 +4,19 @@ Law: the only place that knows how the parts are made; everything below takes th
 """
 
 import asyncio
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import structlog
-from litestar import Litestar
+from litestar import Litestar, Request, Response
 from litestar.openapi import OpenAPIConfig
 
 from gateway import clock
 from gateway.api.admin import ERROR_ANSWERS, admin_router
 from gateway.api.inference import inference_router
 from gateway.config.settings import Settings
+from gateway.exchange import new_request_id
 from gateway.identity.directory import Directory
 from gateway.identity.identify import Identities
 from gateway.ledger import Ledger
@@ -63,6 +66,7 @@ class Gateway:
         self._admin_key = admin_key
         self._discover = discover
         self._listings: dict[str, list[Listed]] = {}
+        self._silent: dict[str, str] = {}
         self._rescan: asyncio.Task[None] | None = None
         metrics.gauge("sluiceway_open_calls", "Calls under way.", lambda: self.services.intake.open_calls)
         metrics.gauge("sluiceway_body_bytes", "Bytes of bodies held.", lambda: self.services.intake.buffered)
@@ -88,9 +92,19 @@ class Gateway:
         backends = [home.backend for home in fleet.homes.values()]
         listings = await asyncio.gather(*(models_of(backend) for backend in backends))
         for backend, listing in zip(backends, listings, strict=True):
-            if listing is not None:  # one that cannot be asked now keeps what it listed last
-                self._listings[backend.name] = listing
+            self._heard(backend.name, listing)
         self.services.catalog = listed(self._listings, backends)
+
+    def _heard(self, backend: str, listing: list[Listed] | str) -> None:
+        """Keep what a backend lists; one that cannot be asked keeps what it listed last, which is logged once."""
+        if isinstance(listing, str):
+            if self._silent.get(backend) != listing:
+                log.warning("a backend's models cannot be listed", backend=backend, why=listing)
+            self._silent[backend] = listing
+            return
+        if self._silent.pop(backend, None) is not None:
+            log.info("a backend lists its models again", backend=backend)
+        self._listings[backend] = listing
 
     async def _keep_scanning(self) -> None:
         while True:
@@ -105,7 +119,9 @@ class Gateway:
         admin = admin_router(self.directory, self.ledger, self.settings.plans, self._admin_key)
         return Litestar(
             [inference_router(self.services), admin],
-            exception_handlers=ERROR_ANSWERS,
+            exception_handlers={
+                kind: _stamped(handler, self.settings.digest) for kind, handler in ERROR_ANSWERS.items()
+            },
             response_headers={"x-sluiceway-config": self.settings.digest},
             logging_config=None,
             openapi_config=OpenAPIConfig("Sluiceway", VERSION, description="One endpoint for all models."),
@@ -125,3 +141,15 @@ class Gateway:
         await self.ledger.close()
         await self.services.fleet.close()
         await self.services.telemetry.close()
+
+
+def _stamped(handler: Callable[..., Response[Any]], config: str) -> Callable[..., Response[Any]]:
+    """Give every error answer the headers that every other answer has."""
+
+    def stamped(request: Request[Any, Any, Any], error: Any) -> Response[Any]:  # noqa: ANN401 - the handlers' own
+        answer = handler(request, error)
+        answer.headers.setdefault("x-sluiceway-config", config)
+        answer.headers.setdefault("x-request-id", new_request_id())
+        return answer
+
+    return stamped

@@ -4,6 +4,9 @@ Law: `policies.retries` says what comes next, the relay does it, and every attem
 learned, whatever ended it. `relay` is the attempt that serves: None while none does, and after one that failed unseen.
 """
 
+import asyncio
+import contextlib
+
 from gateway import clock
 from gateway.errors import error_body
 from gateway.relay import Relay
@@ -20,6 +23,9 @@ from policies.rewrite import rewrite
 from policies.sse import error_event
 
 CALLER_LEFT = "caller_left"
+
+LAST_WORDS = 1.0
+"""Seconds that a caller gets to take the news that its answer broke off."""
 
 
 class Attempts:
@@ -83,7 +89,9 @@ class Attempts:
             failure = relay.cut
             outcome = "ok" if failure is None else failure.kind.value
             if failure is not None:
-                await self._tell_cut(failure)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_WORDS):
+                        await self._tell_cut(failure)
         except AttemptFailed as failed:
             self.relay = None
             failure = failed.failure
@@ -125,7 +133,10 @@ class Attempts:
             )
 
     async def _tell_cut(self, failure: Failure) -> None:
-        """End a committed answer that failed so that it cannot be taken for a whole one."""
+        """End a committed answer that failed so that it cannot be taken for a whole one.
+
+        A caller who does not read is not waited for: its connection is closed instead.
+        """
         self._services.metrics.cut.labels(failure.kind.value).inc()
         if not self._request.stream:
             return  # without its last bytes, which is an error to every HTTP client

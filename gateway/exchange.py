@@ -70,25 +70,27 @@ class Exchange:
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
         self._span = services.telemetry.server_span("POST", scope["path"], carrier)
         full = services.intake.enter()
+        call = asyncio.current_task()
+        if call is None:
+            raise RuntimeError("a call is served in a task")
+        services.calls.add(call)
         try:
             self._rejection = full or await self._serve(receive)
             if self._rejection is not None:
                 await self._reply.reject(self._rejection)
         except CallerLeft:
             self._left = True
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # by our watcher, or by the listener at the end of the grace
+            call.uncancel()
             if not self._left:
                 await self._stopping()
-                raise
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
         except Exception:
             log.exception("bug", request_id=self._reply.request_id)
             self._rejection = _BUG
             if not self._reply.status:
                 await self._reply.reject(_BUG)
         finally:
+            services.calls.discard(call)
             if full is None:
                 services.intake.leave(self._held)
             self._finish()
@@ -131,8 +133,7 @@ class Exchange:
             return request
         model = services.catalog.find(request.model)
         if model is None:
-            message = f"The model {request.model[:128]!r} does not exist. GET /v1/models lists what this key may use."
-            return Rejection(Reason.MODEL_NOT_FOUND, message, param="model")
+            return _no_model(request.model[:128], services.catalog.unheard)
         if model.name != request.model:
             request = replace(request, model=model.name)
         self._request = request
@@ -193,7 +194,12 @@ class Exchange:
         if told is not None and relay.finished:
             return told
         estimates, request = self._services.estimates, self._known_request()
-        completion = estimates.counted_output(request, relay.events, relay.answer_bytes)
+        key = "" if self._principal is None else self._principal.key
+        completion = estimates.counted_output(key, request, relay.events, relay.answer_bytes)
+        if not request.stream and not relay.finished and request.api != "embeddings":
+            attempt, now = relay.attempt, clock.monotonic()
+            elapsed, most = now - attempt.sent_at, self._estimate.longest_output
+            completion = attempt.ticket.live.latency.unseen_tokens(now, elapsed, request.choices, most)
         if told is None:
             return Usage(self._estimate.prompt_tokens, completion, estimated=True)
         return Usage(told.prompt_tokens, max(told.completion_tokens, completion), estimated=True)
@@ -244,6 +250,15 @@ class Exchange:
             attributes["sluiceway.level"] = self._rejection.level or ""
             attributes["sluiceway.meter"] = self._rejection.meter
         return attributes
+
+
+def _no_model(name: str, unheard: tuple[str, ...]) -> Rejection:
+    """Refuse a model that nobody serves; one that a backend may serve which has not been heard of yet, for now."""
+    if unheard:
+        message = f"No model {name!r} is known yet; not heard of so far: {', '.join(unheard)}."
+        return Rejection(Reason.NO_DEPLOYMENT, message, param="model", retry_after_us=5_000_000)
+    message = f"The model {name!r} does not exist. GET /v1/models lists what this key may use."
+    return Rejection(Reason.MODEL_NOT_FOUND, message, param="model")
 
 
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:

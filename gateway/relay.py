@@ -6,6 +6,7 @@ read at any moment, since the caller may leave at any. A slow caller pauses the 
 """
 
 import asyncio
+import math
 from typing import Protocol
 
 from gateway import clock
@@ -123,7 +124,7 @@ class Relay:
                 await self._send_part(part, scope)
                 scope.reschedule(self._until(self.attempt.home.dialect.stall))
                 parts.clear()
-        scope.reschedule(None)
+        scope.reschedule(self._until(math.inf))
         self.finished = True
         if self.committed:
             self._usage = usage_in(tail)
@@ -157,13 +158,13 @@ class Relay:
         if not (tap.finished or tap.done):
             self.cut = Failure(FailureKind.TRUNCATED, "the stream ended without a finish_reason", self.attempt.status)
             return
-        scope.reschedule(None)
+        scope.reschedule(self._until(math.inf))
         self.finished = self.attempt.done = True
         await self._caller.body(tap.end(), more=False)
 
     async def _send_part(self, part: bytes, scope: asyncio.Timeout) -> None:
-        """Send a part of the answer, its head first; the caller's own slowness is nobody's deadline."""
-        scope.reschedule(None)
+        """Send a part of the answer, its head first; a slow caller's time is bounded by the call's deadline alone."""
+        scope.reschedule(self._until(math.inf))
         if not self.committed:
             self.committed = True
             if self._tap.committed:

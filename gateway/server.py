@@ -10,21 +10,18 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
-import uvicorn
 
 from gateway import clock
 from gateway.api.operations import operations_app
 from gateway.app import Gateway
 from gateway.config.settings import Listen, Settings
-from gateway.store.door import Store
+from gateway.listener import ASGIApplication, listen
+from gateway.store.door import Store, StoreDown
 from gateway.store.embedded import embedded
-
-ASGIApplication = Callable[..., Any]
 
 log = structlog.get_logger("sluiceway.server")
 
@@ -39,15 +36,6 @@ class NothingToServeError(RuntimeError):
     """No backend is configured and no local engine was found."""
 
 
-class _Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals to us."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
 class Running:
     """A gateway that listens. `url`, `operations_url`: where; `admin_key`: what opens the admin API."""
 
@@ -59,17 +47,28 @@ class Running:
         self._stopping = False
         self._stack = contextlib.AsyncExitStack()
 
-    def ready(self) -> str | None:
+    async def ready(self) -> str | None:
         """Say why calls would not be taken, or None."""
         if self._stopping:
             return "stopping"
         if not self.url:
             return "starting"
-        return None if self.gateway.services.catalog.models else "no backend lists a model yet"
+        if not self.gateway.services.catalog.models:
+            return "no backend lists a model yet"
+        try:
+            await self.gateway.store.send(("PING",))
+        except StoreDown as error:
+            return str(error)
+        return None
 
     def owns(self, stack: contextlib.AsyncExitStack) -> None:
         """Take over what `stop` will close."""
         self._stack = stack
+
+    def cut(self) -> None:
+        """End every open call now; each is told and settled."""
+        for call in list(self.gateway.services.calls):
+            call.cancel()
 
     async def stop(self) -> None:
         """Stop taking calls, let those under way finish, settle, and close."""
@@ -104,37 +103,28 @@ async def start(settings: Settings, *, discover: bool = False) -> Running:
     return running
 
 
-def on_signal() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set."""
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked.set)
-    return asked
+class Signals:
+    """SIGTERM and SIGINT as events: the `first` asks to stop, the `second` to stop at once."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._came)
+
+    async def when_again(self, act: Callable[[], None]) -> None:
+        """Call `act` at the second signal."""
+        await self.second.wait()
+        act()
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
 
 
 async def _listen(stack: contextlib.AsyncExitStack, app: ASGIApplication, where: Listen) -> str:
     """Serve `app` at an address until `stack` closes; return its URL. Raises OSError where the address is taken."""
     bound = _bind(where)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACE,
-    )
-    listener = _Listener(config)
-    task = clock.spawn(listener.serve(sockets=[bound]), "listen")
-
-    async def stop() -> None:
-        listener.should_exit = True
-        await task
-
-    stack.push_async_callback(stop)
-    while not listener.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
-        await asyncio.sleep(0.001)
+    await listen(stack, app, bound, GRACE)
     host = f"[{where.host}]" if ":" in where.host else where.host
     return f"http://{host}:{bound.getsockname()[1]}"
 
@@ -148,13 +138,17 @@ def made_admin_key(data_dir: Path) -> str:
     """Return the admin key of `data_dir`, made on first use and readable by its owner only."""
     path = admin_key_path(data_dir)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
+    kept = path.read_text().strip() if path.exists() else ""
+    if kept:
+        return kept
     key = f"sw_admin_{clock.token_hex(24)}"
+    half = path.with_suffix(".new")
+    handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(key + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)  # whole or not at all: a crash in between leaves no empty key
     return key
 
 

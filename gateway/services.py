@@ -3,8 +3,9 @@
 Law: no behaviour here, so that nothing below the composition root needs to know how its neighbours are made.
 """
 
+import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.config.settings import Settings
 from gateway.identity.identify import Identities
@@ -33,7 +34,10 @@ class Books(Protocol):
 
 
 class Services:
-    """The parts of one gateway. `catalog` is swapped whole when what the backends list changes."""
+    """The parts of one gateway.
+
+    `catalog` is swapped whole when what the backends list changes. `calls`: the tasks of the calls under way.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Services:
         self.metrics = metrics
         self.telemetry = telemetry
         self.intake = Intake(settings.limits)
+        self.calls: set[asyncio.Task[Any]] = set()
         self.estimates = Estimates()
         self.config = settings.digest.encode()
         self._budgets: dict[str, RetryBudget] = {}

@@ -13,7 +13,11 @@ from policies.domain import Estimate, InferenceRequest
 TOKENS_PER_BYTE = 0.25
 """Prior of prompt tokens a byte of JSON (arXiv 2604.09613 learns the same quantity)."""
 LEAST_PER_BYTE, MOST_PER_BYTE = 0.05, 1.0
-"""What a sample may say of tokens a byte: what lies outside is no text, and one caller must not teach it to all."""
+"""What a sample may say of tokens a byte: what lies outside is no text."""
+PRIOR_BYTES, MEMORY_BYTES = 4_000, 40_000
+"""Bytes of prompt that the prior counts for, and over which a density is remembered."""
+MOST_PER_EVENT = 16.0
+"""Tokens that an engine may put into one event."""
 TOKENS_PER_MEDIUM = 1000
 """Prior of prompt tokens an image, a sound or a file."""
 LONGEST_OUTPUT = 16_384
@@ -32,12 +36,15 @@ _EAGERNESS = 4.0
 
 
 class _Pair:
-    """What one key got from one model: the mean and a running quantile of output tokens a choice."""
+    """What one key got from one model: the mean and a running quantile of output tokens a choice, and its densities."""
 
-    __slots__ = ("_calls", "high", "mean")
+    __slots__ = ("_bytes", "_calls", "_tokens", "high", "mean", "per_event")
 
     def __init__(self) -> None:
         self._calls = 0
+        self._bytes = float(PRIOR_BYTES)
+        self._tokens = PRIOR_BYTES * TOKENS_PER_BYTE
+        self.per_event = 1.0
         self.mean = OUTPUT_MEAN
         self.high = OUTPUT_HIGH
 
@@ -50,43 +57,57 @@ class _Pair:
         up = tokens > self.high
         self.high = max(1.0, self.high * math.exp(step * (QUANTILE if up else QUANTILE - 1.0)))
 
+    @property
+    def per_byte(self) -> float:
+        """Prompt tokens a byte, within what text can have."""
+        return min(MOST_PER_BYTE, max(LEAST_PER_BYTE, self._tokens / self._bytes))
+
+    def learn_density(self, prompt_tokens: int, text_bytes: int) -> None:
+        """Take in a prompt; each counts by its size, since of a short one most is the chat template's."""
+        tokens = min(prompt_tokens, text_bytes * MOST_PER_BYTE)
+        kept = min(1.0, max(0.0, MEMORY_BYTES - text_bytes) / self._bytes)
+        self._tokens = self._tokens * kept + tokens
+        self._bytes = self._bytes * kept + text_bytes
+
+    def learn_events(self, completion_tokens: int, events: int) -> None:
+        """Take in the tokens an event of a whole stream."""
+        sample = min(MOST_PER_EVENT, max(1.0, completion_tokens / events))
+        self.per_event += _RATE * (sample - self.per_event)
+
 
 class Estimates:
-    """The learned figures of one gateway."""
+    """The learned figures of one gateway, by key and model: what one caller does teaches nothing of another."""
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[str, str], _Pair] = OrderedDict()
-        self._per_byte: OrderedDict[str, float] = OrderedDict()
-        self._per_event: OrderedDict[str, float] = OrderedDict()
 
     def of(self, key: str, request: InferenceRequest) -> Estimate:
         """Return what `request` by `key` will probably use; output counts over all of its choices."""
-        per_byte = self._per_byte.get(request.model, TOKENS_PER_BYTE)
         pair = self._pair(key, request.model)
         return Estimate(
-            prompt_tokens=max(1, round(request.text_bytes * per_byte) + request.media * TOKENS_PER_MEDIUM),
+            prompt_tokens=max(1, round(request.text_bytes * pair.per_byte) + request.media * TOKENS_PER_MEDIUM),
             output_tokens=_bounded(request, pair.mean),
             reserved_output=_bounded(request, pair.high),
             longest_output=_bounded(request, request.max_tokens or LONGEST_OUTPUT),
         )
 
-    def counted_output(self, request: InferenceRequest, events: int, answer_bytes: int) -> int:
+    def counted_output(self, key: str, request: InferenceRequest, events: int, answer_bytes: int) -> int:
         """Return the output tokens of an answer that told none: what it showed, never less than one an event."""
         if request.api == "embeddings":
             return 0
         if not events:
             return round(answer_bytes * TOKENS_PER_BYTE)
-        return max(events, round(events * self._per_event.get(request.model, 1.0)))
+        return max(events, round(events * self._pair(key, request.model).per_event))
 
     def learn(self, key: str, request: InferenceRequest, prompt: int, completion: int, events: int) -> None:
         """Take in what a call was told it used; `events` is 0 for a plain answer."""
+        pair = self._pair(key, request.model)
         if request.text_bytes and prompt and not request.media:
-            per_byte = min(MOST_PER_BYTE, max(LEAST_PER_BYTE, prompt / request.text_bytes))
-            _blend(self._per_byte, request.model, TOKENS_PER_BYTE, per_byte)
+            pair.learn_density(prompt, request.text_bytes)
         if events and completion:
-            _blend(self._per_event, request.model, 1.0, completion / events)
+            pair.learn_events(completion, events)
         if request.api != "embeddings":
-            self._pair(key, request.model).learn(completion // request.choices)
+            pair.learn(completion // request.choices)
 
     def _pair(self, key: str, model: str) -> _Pair:
         pair = self._pairs.get((key, model))
@@ -103,12 +124,3 @@ def _bounded(request: InferenceRequest, tokens: float) -> int:
         return 0
     capped = tokens if request.max_tokens is None else min(tokens, request.max_tokens)
     return max(1, round(capped)) * request.choices
-
-
-def _blend(learned: OrderedDict[str, float], model: str, prior: float, sample: float) -> None:
-    """Move the figure of `model` towards `sample`; the first sample counts for half, so that a prior is soon left."""
-    old = learned.get(model)
-    learned[model] = (prior + sample) / 2 if old is None else old + _RATE * (sample - old)
-    learned.move_to_end(model)
-    if len(learned) > MEMORY:
-        learned.popitem(last=False)

@@ -44,6 +44,14 @@ class Latency:
             self._priors.token_time + kept * (self._token_time - self._priors.token_time),
         )
 
+    def unseen_tokens(self, now: float, elapsed: float, choices: int, most: int) -> int:
+        """Return the output tokens that a plain call has probably made after `elapsed` seconds, none of them seen.
+
+        Each of `choices` goes at the learned pace; all together make no more than `most`.
+        """
+        fixed, _, token_time = self.predict(now)
+        return min(most, int(max(0.0, elapsed - fixed) / token_time) * choices)
+
     def _settle(self, now: float) -> None:
         self._fixed, _, self._token_time = self.predict(now)
         self._seen_at = now

@@ -18,6 +18,7 @@ T = TypeVar("T")
 _members = msgspec.json.Decoder(dict[str, Raw])
 _string = msgspec.json.Decoder(str)
 _flag = msgspec.json.Decoder(bool | None)
+_prompts = msgspec.json.Decoder(list[Raw])
 _count = msgspec.json.Decoder(int | None)
 
 MOST_CHOICES = 128
@@ -35,7 +36,7 @@ _MODALITIES = {
     b"file": "file",
 }
 _PART = re.compile(rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video)|file)"')
-_INLINED = re.compile(rb'"data:[^"]*"|"data"\s*:\s*"[^"]*"')
+_INLINED = re.compile(rb'"url"\s*:\s*"data:[^"]*"|"(?:data|file_data)"\s*:\s*"[^"]*"')
 _PROMPTS: dict[API, tuple[str, ...]] = {
     "chat": ("messages", "tools", "functions", "response_format"),
     "completions": ("prompt", "suffix"),
@@ -89,8 +90,8 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
         model=model,
         stream=api != "embeddings" and bool(_member(members, "stream", _flag, "true or false")),
         wants_usage=bool(options and options.include_usage),
-        max_tokens=min((limit for limit in limits if limit is not None), default=None),
-        choices=_number(members, "n", 1, MOST_CHOICES) or 1,
+        max_tokens=max((limit for limit in limits if limit is not None), default=None),
+        choices=_choices(api, members),
         size=size,
         text_bytes=sum(map(len, prompt)) - inlined,
         media=len(media),
@@ -113,3 +114,17 @@ def _number(members: dict[str, Raw], name: str, least: int, most: int) -> int | 
     if count is not None and not least <= count <= most:
         raise _BadMemberError(name, f"{name!r} must be from {least} to {most}.")
     return count
+
+
+def _choices(api: API, members: dict[str, Raw]) -> int:
+    """Return how many answers are made: `n` (or `best_of`) for each prompt of a list."""
+    each = max(_number(members, name, 1, MOST_CHOICES) or 1 for name in ("n", "best_of"))
+    prompt = bytes(members.get("prompt", b"")) if api == "completions" else b""
+    if not prompt.startswith(b"["):
+        return each
+    try:
+        prompts = _prompts.decode(prompt)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise _BadMemberError("prompt", "'prompt' must be a string, or a list of strings or of token lists.") from None
+    several = bool(prompts) and bytes(prompts[0])[:1] in {b'"', b"["}
+    return each * (len(prompts) if several else 1)

@@ -37,7 +37,7 @@ DOORS = {
     "opentelemetry": ("gateway/telemetry.py",),
     "prometheus_client": ("gateway/metrics.py",),
     "litestar": ("gateway/api/", "gateway/app.py"),
-    "uvicorn": ("gateway/server.py",),
+    "uvicorn": ("gateway/listener.py",),
     "rich": ("gateway/cli/", "gateway/demo/"),
     "click": ("gateway/cli/",),
     "yaml": ("gateway/config/",),
@@ -50,7 +50,7 @@ DOORS = {
 RANKS = (
     ("clock", "errors", "http", "logs", "store", "config"),
     ("identity", "ledger", "upstream", "telemetry", "metrics"),
-    ("intake", "reply", "relay", "services", "attempts"),
+    ("intake", "listener", "reply", "relay", "services", "attempts"),
     ("exchange",),
     ("api",),
     ("app",),

@@ -46,7 +46,7 @@ def inference_router(services: Services) -> Router:
         if refused is not None:
             return refused
         data = [_entry(model) for model in services.catalog.models]
-        return Response({"object": "list", "data": data})
+        return Response({"object": "list", "data": data}, headers={"x-request-id": new_request_id()})
 
     @get("/models/{model_id:path}", summary="Describe a model")
     async def model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[Any]:
@@ -59,7 +59,7 @@ def inference_router(services: Services) -> Router:
         if found is None:
             rejection = Rejection(Reason.MODEL_NOT_FOUND, f"The model {name[:128]!r} does not exist.", param="model")
             return _rejected(rejection)
-        return Response(_entry(found))
+        return Response(_entry(found), headers={"x-request-id": new_request_id()})
 
     return Router("/v1", route_handlers=[chat, completions, embeddings, models, model], tags=["OpenAI API"])
 

@@ -1,9 +1,9 @@
 """What an operator's machinery asks, on an address apart from the callers': liveness, readiness, metrics.
 
-Law: answers at once from memory; liveness says only that the loop turns, readiness that calls would be taken.
+Law: liveness says only that the loop turns; readiness that calls would be taken, which asks the store.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from litestar import Litestar, get
 from litestar.response import Response
@@ -11,7 +11,7 @@ from litestar.response import Response
 from gateway.metrics import Metrics
 
 
-def operations_app(metrics: Metrics, ready: Callable[[], str | None]) -> Litestar:
+def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]]) -> Litestar:
     """Return the app; `ready` says why not, or None."""
 
     @get("/livez", sync_to_thread=False)
@@ -19,10 +19,10 @@ def operations_app(metrics: Metrics, ready: Callable[[], str | None]) -> Litesta
         """Say that the process lives."""
         return "ok"
 
-    @get("/readyz", sync_to_thread=False)
-    def readyz() -> Response[str]:
+    @get("/readyz")
+    async def readyz() -> Response[str]:
         """Say whether calls are taken, and if not, why."""
-        why = ready()
+        why = await ready()
         return Response("ok" if why is None else why, status_code=200 if why is None else 503)
 
     @get("/metrics", sync_to_thread=False)

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 import uvloop
 
-from gateway import logs, server
+from gateway import clock, logs, server
 from gateway.config.loading import builtin, load
 from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Settings
@@ -25,13 +25,13 @@ Do one of these:
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration file; without one: see README.")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), default=Path("data"), help="Where the embedded store lives."
-)
-def command(config: Path | None, data_dir: Path) -> None:
-    """Run the gateway until SIGTERM or SIGINT."""
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the embedded store lives.  [default: data]")
+def command(config: Path | None, data_dir: Path | None) -> None:
+    """Run the gateway until SIGTERM or SIGINT; the second one cuts calls that are still open."""
+    if config is not None and data_dir is not None:
+        raise click.UsageError("--data-dir goes without --config; in a file it is `store: {data_dir: DIR}`.")
     logs.configure()
-    settings = _settings(config, data_dir)
+    settings = _settings(config, data_dir or Path("data"))
     try:
         uvloop.run(_serve(settings, discover=config is None))
     except server.NothingToServeError:
@@ -52,7 +52,7 @@ def _settings(config: Path | None, data_dir: Path) -> Settings:
 
 
 async def _serve(settings: Settings, *, discover: bool) -> None:
-    asked = server.on_signal()
+    signals = server.Signals()
     running = await server.start(settings, discover=discover)
     services = running.gateway.services
     click.echo(f"Sluiceway listens on {running.url} (operations: {running.operations_url})")
@@ -61,8 +61,15 @@ async def _serve(settings: Settings, *, discover: bool) -> None:
     if settings.admin_key is None:
         click.echo(f"  admin key: {server.admin_key_path(settings.store.data_dir)}")
     sys.stdout.flush()
-    await asked.wait()
+    await signals.first.wait()
+    open_calls = services.intake.open_calls
+    if open_calls:
+        click.echo(
+            f"Stopping: {open_calls} open calls get up to {server.GRACE} s; a second signal cuts them.", err=True
+        )
+    cutting = clock.spawn(signals.when_again(running.cut), "cut-on-second-signal")
     await running.stop()
+    cutting.cancel()
 
 
 def _fail(message: str) -> NoReturn:

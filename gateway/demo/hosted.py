@@ -14,7 +14,7 @@ async def join_hosted(gateway: Gateway, api_key: str, base_url: str = HOSTED_URL
     """Serve what the hosted endpoint lists, each model under its own id; return how many, None if it did not answer."""
     backend = Backend("hosted", "nvidia", base_url, api_key)
     listing = await models_of(backend)
-    if listing is None:
+    if isinstance(listing, str):
         return None
     services = gateway.services
     services.fleet.add(backend)

@@ -119,6 +119,7 @@ class Batches:
         self._retry_after = FIRST_RETRY
         self._flushing: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
+        self._down = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -189,6 +190,9 @@ class Batches:
             self._store_down(batches, StoreDown(str(error)))
             return
         self._contact.made(clock.monotonic())
+        if self._down:
+            self._down = False
+            log.info("the store answers again")
         if not self._lost:
             self._retry_after = FIRST_RETRY
         for operations, reply in zip(batches, replies, strict=True):
@@ -233,6 +237,9 @@ class Batches:
     def _store_down(self, batches: list[list[Operation]], error: StoreDown) -> None:
         """Fail what was in flight and whoever waits behind it: they would only wait for the same silence."""
         self._contact.lost()
+        if not self._down:
+            self._down = True
+            log.error("the store is down: every call is refused until it answers", why=str(error))
         for operations in batches:
             for operation in operations:
                 self._fail(operation, error)

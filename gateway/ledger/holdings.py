@@ -55,6 +55,10 @@ class Holdings:
     def __init__(self) -> None:
         self._holdings: dict[str, Holding] = {}
 
+    def __contains__(self, organization: str) -> bool:
+        """Tell whether an organization has a part."""
+        return organization in self._holdings
+
     def get(self, organization: str) -> Holding:
         """Return an organization's part, made on first use."""
         holding = self._holdings.get(organization)

@@ -15,9 +15,12 @@ from gateway.ledger.batches import Batches, Contact
 from gateway.ledger.holdings import Holdings
 from gateway.ledger.leases import Leases
 from gateway.ledger.operations import Admission, Growth, Settlement
-from gateway.store.door import Store
+from gateway.store.door import Store, StoreDown
 from policies.domain import Claim, Reservation, Usage
 from policies.rejections import Rejection
+
+ORGANIZATIONS = "sw:organizations"
+"""The set of organizations that ever had a reservation."""
 
 HEARTBEAT = 5.0
 """Seconds between two heartbeats."""
@@ -62,8 +65,14 @@ class Ledger:
         return self._leases.reaped
 
     async def start(self) -> None:
-        """Load the script and begin the heartbeat. Raises `StoreDown`."""
+        """Load the script and begin the heartbeat, for every organization at first. Raises `StoreDown`.
+
+        Whoever was killed before us may have left slots in any of them, and nobody else may be there to give them back.
+        """
         await self._batches.load()
+        (names,) = await self._store.send(["SMEMBERS", ORGANIZATIONS])
+        for name in names:
+            self._holdings.get(name.decode())
         self._beating = clock.spawn(self._leases.run(), "ledger heartbeat")
 
     async def close(self) -> int:
@@ -80,6 +89,8 @@ class Ledger:
 
         Raises `StoreDown`. Whatever was granted to a caller that was cancelled or told `StoreDown` is released.
         """
+        if claim.organization not in self._holdings:
+            clock.spawn(self._remember(claim.organization), "remember an organization")
         holding = self._holdings.get(claim.organization)
         holding.touched = clock.monotonic()
         id_ = f"{self._gateway}-{next(self._ids):x}"
@@ -125,6 +136,11 @@ class Ledger:
         """Return what every key has used of every model so far. Raises `StoreDown`."""
         (fields,) = await self._store.send(["HGETALL", f"{wire.stem(organization)}:usage"])
         return totals.read(fields)
+
+    async def _remember(self, organization: str) -> None:
+        """Note that an organization has reservations; a store that is down will be told with its next first call."""
+        with suppress(StoreDown):
+            await self._store.send(["SADD", ORGANIZATIONS, organization])
 
     def _release(self, organization: str, id_: str) -> None:
         self._batches.submit(Settlement(id_, None, self._holdings.get(organization)))

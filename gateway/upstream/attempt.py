@@ -17,8 +17,6 @@ from gateway.upstream.transport import ERRORS, failure_of, timeouts
 from policies.domain import API, Candidate
 from policies.failures import Failure, FailureKind, classify
 
-PATHS: dict[API, str] = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
-
 ERROR_BODY = 1024 * 1024
 """Bytes of an error answer that are read; a longer one is not an answer that a caller could use."""
 
@@ -74,7 +72,7 @@ class Attempt:
         """Send `body` and wait for the answer's head. Raises AttemptFailed for anything but a 2xx without a coding."""
         request = httpx.Request(
             "POST",
-            self.home.backend.base_url + PATHS[api],
+            self.home.urls[api],
             headers=[*self.home.headers, *headers.items()],
             content=body,
             extensions={**timeouts(), "trace": self._note},

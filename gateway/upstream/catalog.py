@@ -15,10 +15,11 @@ EVERYTHING = frozenset({"text", "image", "audio", "file"})
 
 
 class Catalog:
-    """Every model by each of its names."""
+    """Every model by each of its names. `unheard`: backends that have never listed theirs, so that more may exist."""
 
-    def __init__(self, models: Iterable[Model]) -> None:
+    def __init__(self, models: Iterable[Model], unheard: Iterable[str] = ()) -> None:
         self.models = tuple(models)
+        self.unheard = tuple(unheard)
         self._by_name = {name: model for model in self.models for name in (model.name, *model.aliases)}
 
     def find(self, name: str) -> Model | None:
@@ -35,7 +36,7 @@ class Catalog:
         return chain
 
 
-def listed(listings: Mapping[str, Sequence[Listed]], backends: Iterable[Backend]) -> Catalog:
+def listed(listings: Mapping[str, Sequence[Listed]], backends: Sequence[Backend]) -> Catalog:
     """Build the catalog of what backends list; `listings` is by backend name."""
     found: dict[str, list[Deployment]] = {}
     for backend in backends:
@@ -50,7 +51,5 @@ def listed(listings: Mapping[str, Sequence[Listed]], backends: Iterable[Backend]
                     price=default_price(backend.kind),
                 )
             )
-    return Catalog(
-        Model(name, (), tuple(deployments), (), RoutingTerms(), Deadlines())
-        for name, deployments in sorted(found.items())
-    )
+    models = [Model(name, (), tuple(of), (), RoutingTerms(), Deadlines()) for name, of in sorted(found.items())]
+    return Catalog(models, [backend.name for backend in backends if backend.name not in listings])

@@ -45,20 +45,22 @@ class _Listing(Struct):
 _decode = msgspec.json.Decoder(_Listing).decode
 
 
-async def models_of(backend: Backend) -> list[Listed] | None:
-    """Return the models that `backend` lists, or None where it cannot be asked now."""
+async def models_of(backend: Backend) -> list[Listed] | str:
+    """Return the models that `backend` lists, or why it could not be asked."""
     headers = {} if backend.api_key is None else {"authorization": f"Bearer {backend.api_key}"}
     try:
         async with cold_client(timeout=10.0) as client:
             answer = await client.get(f"{backend.base_url}/models", headers=headers)
-    except httpx.HTTPError:
-        return None
-    if answer.status_code != 200 or OURS in answer.headers:
-        return None
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
+    if OURS in answer.headers:
+        return "this is a Sluiceway gateway, not a backend"
+    if answer.status_code != 200:
+        return f"GET /models answered {answer.status_code}"
     try:
         return [Listed(entry.id, entry.max_model_len) for entry in _decode(answer.content).data]
     except msgspec.MsgspecError:
-        return None
+        return "GET /models answered something that is no list of models"
 
 
 async def engine_at(port: int) -> Backend | None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.e2e.conftest import over
 from tests.parts.llamacpp import LlamaServer
+from tests.parts.scripted import Hang, ScriptedServer, sse
 
 TALK = {"messages": [{"role": "user", "content": "Talk."}], "model": "tiny"}
 
@@ -131,3 +132,39 @@ async def test_without_any_replica_the_caller_is_told(start, replicas, store, st
     assert failed.value.status_code == 502
     assert failed.value.code == "upstream_failed"
     assert (await site.booked()) == (0, 0, 1)
+
+
+async def test_what_a_killed_gateway_held_comes_back_though_nobody_asks(start, store_for_two):
+    """A gateway that starts watches over every organization: slots return, the streams are charged."""
+    async with ScriptedServer() as upstream:
+        backend = {"kind": "vllm", "base_url": f"{upstream.url}/v1"}
+        settings = {
+            "backends": {"a": backend},
+            "models": {"tiny": {"deployments": [{"backend": "a", "model": "scripted"}]}},
+            "plans": {"four": {"concurrent_requests": 4}},
+            **store_for_two,
+        }
+        upstream.default = [*sse("one", "two", end=False), Hang()]
+        killed = await start(settings)
+        client = await killed.client(plan="four")
+        streams = [await client.chat.completions.create(**TALK, stream=True) for _ in range(4)]
+        for stream in streams:
+            await anext(stream)
+        with pytest.raises(openai.RateLimitError):
+            await client.chat.completions.create(**TALK)
+        killed.process.kill()
+        for stream in streams:
+            await stream.close()
+        survivor = await start(settings)
+        url = store_for_two["store"]["url"]
+        async with asyncio.timeout(60):
+            while await _open_reservations(url):  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.25)
+        upstream.default = None
+        client = client.with_options(base_url=f"{survivor.process.url}/v1")
+        answer = await client.chat.completions.with_raw_response.create(**TALK)
+
+    assert answer.status_code == 200
+    assert (await survivor.booked())[2] == 5
+    (total,) = await survivor.process.usage()
+    assert total["estimated_tokens"] > 0

@@ -39,3 +39,23 @@ async def test_a_backend_that_cannot_be_asked_keeps_what_it_listed_last(tmp_path
         await first.start()
 
         assert (await gateway.ask(model="scripted")).status_code == 200
+
+
+async def test_a_model_may_still_come_while_a_backend_has_not_been_heard_of(tmp_path, first):
+    """A 503 that clients repeat, not a 404 that they believe."""
+    await first.stop()
+    async with running(tmp_path, {"a": first}, models=None) as gateway:
+        unknown = await gateway.ask(model="scripted")
+        assert (unknown.status_code, unknown.headers["retry-after"]) == (503, "5")
+        await first.start()
+        await gateway.gateway.scan()
+
+        assert (await gateway.ask(model="scripted")).status_code == 200
+        assert (await gateway.ask(model="other")).status_code == 404
+
+
+async def test_every_error_has_the_headers_of_every_answer(gateway):
+    """Those of unknown paths and wrong methods too."""
+    for answer in (await gateway.client.get("/nope"), await gateway.client.get("/v1/chat/completions")):
+        assert answer.headers["x-sluiceway-config"] == "0123456789ab"
+        assert answer.headers["x-request-id"].startswith("req_")

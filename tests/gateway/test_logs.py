@@ -29,3 +29,16 @@ def test_levels_below_are_not_written(capsys):
     structlog.reset_defaults()
 
     assert err == ""
+
+
+def test_libraries_write_the_same_form_and_each_place_seldom(capsys):
+    """A receiver that is down is told of once a minute, as JSON."""
+    logs.configure()
+    for _ in range(3):
+        logging.getLogger("some.library").error("down again")
+    lines = capsys.readouterr().err.splitlines()
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
+
+    assert [json.loads(line)["event"] for line in lines] == ["down again"]
+    assert json.loads(lines[0])["logger"] == "some.library"

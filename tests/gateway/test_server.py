@@ -7,7 +7,7 @@ import pytest
 from gateway import server
 from gateway.config.settings import Listen
 from tests.gateway.harness import ASK, eventually, running, settings
-from tests.parts.scripted import Pause, sse
+from tests.parts.scripted import Hang, Pause, sse
 
 
 async def test_an_address_that_is_taken_is_told_and_nothing_is_left_running(tmp_path, first, gateway):
@@ -45,8 +45,44 @@ async def test_a_stop_lets_open_calls_finish_and_settles_them(tmp_path, first):
         await gateway.running.stop()
 
         assert (await call).text.endswith("[DONE]\n\n")
-        assert gateway.running.ready() == "stopping"
+        assert await gateway.running.ready() == "stopping"
         assert gateway.gateway.ledger.open_reservations == 0
+
+
+async def test_a_second_signal_cuts_open_calls_which_are_told_and_settled(tmp_path, first):
+    """Nobody has to wait for the grace."""
+    first.enqueue([*sse("one", end=False), Hang()])
+    async with running(tmp_path, {"a": first}) as gateway, httpx.AsyncClient(timeout=20) as client:
+        headers = {"authorization": f"Bearer {await gateway.key()}"}
+        url = f"{gateway.running.url}/v1/chat/completions"
+        call = asyncio.ensure_future(client.post(url, json=ASK | {"stream": True}, headers=headers))
+        await eventually(lambda: first.calls and first.calls[0].tokens)
+        await asyncio.sleep(0.1)
+        stopping = asyncio.ensure_future(gateway.running.stop())
+        await asyncio.sleep(0.2)
+        gateway.running.cut()
+        await asyncio.wait_for(stopping, 10)
+
+        assert "overloaded" in (await call).text
+        assert gateway.gateway.ledger.open_reservations == 0
+
+
+async def test_readiness_asks_the_store(gateway):
+    """A gateway that can admit nobody is not ready."""
+    assert await gateway.running.ready() is None
+    await gateway.gateway.store.close()
+    gateway.gateway.store._redis = type(gateway.gateway.store)("unix:///nowhere")._redis
+
+    assert "cannot be reached" in await gateway.running.ready()
+
+
+def test_an_admin_key_that_was_never_written_is_made_anew(tmp_path):
+    """A full disk or a crash may leave an empty file."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    server.admin_key_path(data_dir).write_text("")
+
+    assert len(server.made_admin_key(data_dir)) > 40
 
 
 def test_the_admin_key_is_made_once_and_for_its_owner_only(tmp_path):

@@ -5,12 +5,15 @@ then by all that was made for it, cut or not; so the truth about a cut call is r
 """
 
 import asyncio
+import ctypes
 import json
+import os
 import re
 import select
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -43,7 +46,9 @@ class LlamaServer:
         """Start the engine and return once it listens (`url`). Raise RuntimeError with its log if it does not."""
         with tempfile.TemporaryFile() as log:
             pipe = subprocess.PIPE
-            self._child = subprocess.Popen(self._command, cwd=_ROOT, stdin=pipe, stdout=pipe, stderr=log)
+            self._child = subprocess.Popen(
+                self._command, cwd=_ROOT, env=_environment(), stdin=pipe, stdout=pipe, stderr=log
+            )
             ready, _, _ = select.select([self._child.stdout], [], [], timeout)
             line = self._child.stdout.readline() if ready else b""
             if not line:
@@ -125,3 +130,13 @@ class LlamaServer:
         """Ask the engine something about itself; a new client each time, so that any event loop may ask."""
         async with httpx.AsyncClient(base_url=self.url, verify=False, trust_env=False) as client:
             return (await client.get(path)).raise_for_status()
+
+
+def _environment() -> dict[str, str]:
+    """Lend the engine an OpenMP of its own where the system has none: its wheel brings all but that."""
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        library = Path(sysconfig.get_path("purelib")) / "cmeel.prefix" / "lib"
+        return {**os.environ, "LD_LIBRARY_PATH": str(library)}
+    return dict(os.environ)

@@ -29,7 +29,7 @@ def test_embeddings_have_no_output():
 
 def test_tokens_a_byte_are_learned_within_a_few_calls():
     """A byte-level vocabulary has one token a byte."""
-    learner, facts = Estimates(), request(messages=[{"role": "user", "content": "x" * 400}])
+    learner, facts = Estimates(), request(messages=[{"role": "user", "content": "x" * 4000}])
     for _ in range(50):
         learner.learn("k", facts, facts.text_bytes, 10, 0)
 
@@ -61,16 +61,17 @@ def test_a_cut_stream_counts_at_least_one_token_an_event():
     """Never less than the caller received."""
     learner, facts = Estimates(), request(stream=True)
 
-    assert learner.counted_output(facts, 40, 0) == 40
-    for _ in range(30):
+    assert learner.counted_output("k", facts, 40, 0) == 40
+    for _ in range(80):
         learner.learn("k", facts, 10, 200, 100)
-    assert 75 <= learner.counted_output(facts, 40, 0) <= 80
+    assert 75 <= learner.counted_output("k", facts, 40, 0) <= 80
+    assert learner.counted_output("other", facts, 40, 0) == 40
 
 
 def test_a_plain_answer_without_usage_counts_its_bytes():
     """And an embedding counts none."""
-    assert Estimates().counted_output(request(), 0, 400) == 100
-    assert Estimates().counted_output(request("embeddings", input="x"), 0, 400) == 0
+    assert Estimates().counted_output("k", request(), 0, 400) == 100
+    assert Estimates().counted_output("k", request("embeddings", input="x"), 0, 400) == 0
 
 
 def test_memory_is_bounded(monkeypatch):
@@ -83,10 +84,23 @@ def test_memory_is_bounded(monkeypatch):
     assert len(learner._pairs) == 100
 
 
-def test_one_callers_oddities_are_not_learned_for_all():
-    """What lies far outside of text is cut to its edge."""
-    learner, facts = Estimates(), request(messages=[{"role": "user", "content": "x" * 400}])
+def test_what_one_caller_does_teaches_nothing_of_another():
+    """Nor can it teach nonsense of itself."""
+    learner, facts = Estimates(), request(messages=[{"role": "user", "content": "x" * 400}], stream=True)
+    before = learner.of("other", facts)
     for _ in range(50):
-        learner.learn("k", facts, 10**9, 10, 0)
+        learner.learn("k", facts, 10**9, 10**6, 2)
 
-    assert learner.of("other", facts).prompt_tokens <= facts.text_bytes
+    assert learner.of("other", facts) == before
+    assert learner.of("k", facts).prompt_tokens <= facts.text_bytes
+    assert learner.counted_output("k", facts, 100, 0) <= 1600
+
+
+def test_short_prompts_teach_little_of_long_ones():
+    """Most of their tokens are the chat template's."""
+    learner = Estimates()
+    short, long = (request(messages=[{"role": "user", "content": "x" * size}]) for size in (0, 30_000))
+    for _ in range(60):
+        learner.learn("k", short, 24, 10, 0)
+
+    assert learner.of("k", long).prompt_tokens < 2 * Estimates().of("k", long).prompt_tokens

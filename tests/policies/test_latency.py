@@ -34,6 +34,16 @@ def test_what_was_learned_fades_without_news():
     assert latency.predict(29.0 + 20 * HALF_LIFE)[0] == pytest.approx(0.2, abs=1e-3)
 
 
+def test_what_nobody_saw_is_told_by_time_and_pace():
+    """0.2 s until it begins, then 50 tokens a second for each answer, up to what was asked for."""
+    latency = Latency(PRIORS)
+
+    assert latency.unseen_tokens(0.0, 1.2, choices=1, most=1000) == 50
+    assert latency.unseen_tokens(0.0, 1.2, choices=16, most=1000) == 800
+    assert latency.unseen_tokens(0.0, 1.2, choices=16, most=100) == 100
+    assert latency.unseen_tokens(0.0, 0.1, choices=1, most=100) == 0
+
+
 def test_a_first_token_before_its_prefill_time_is_no_negative_delay():
     """A cached prompt."""
     latency = Latency(PRIORS)

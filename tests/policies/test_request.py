@@ -23,9 +23,9 @@ def test_the_last_of_duplicate_keys_counts_and_is_the_only_one_kept():
     assert sorted(facts.members) == ["messages", "model"]
 
 
-def test_the_smaller_of_both_output_bounds_counts():
-    """`max_completion_tokens` is the newer name of `max_tokens`."""
-    assert request(max_tokens=50, max_completion_tokens=20).max_tokens == 20
+def test_the_larger_of_both_output_bounds_counts():
+    """Which of the two an engine heeds is its own affair."""
+    assert request(max_tokens=1, max_completion_tokens=20).max_tokens == 20
     assert request(max_tokens=None).max_tokens is None
 
 
@@ -97,3 +97,27 @@ def test_every_kind_of_media_is_media():
 
     assert facts.media == 1
     assert facts.text_bytes < 300
+
+
+def test_text_that_looks_like_inlined_data_is_text():
+    """Only what stands where media stand is media."""
+    parts = [{"type": "text", "text": "data:" + "x" * 5000}, {"type": "image_url", "image_url": {"url": "data:a"}}]
+
+    assert request(messages=[{"role": "user", "content": parts}]).text_bytes > 5000
+
+
+@pytest.mark.parametrize(
+    ("members", "choices"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"prompt": ["a", "b", "c"]}, 3),
+        ({"prompt": ["a", "b"], "n": 3}, 6),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": [], "n": 2}, 2),
+        ({"prompt": "a", "best_of": 5, "n": 2}, 5),
+    ],
+)
+def test_every_prompt_of_a_list_has_its_answers(members, choices):
+    """They are all made, and all paid."""
+    assert request("completions", **members).choices == choices

@@ -1,9 +1,10 @@
-import os
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli.serve import command
 from tests.parts.gateway import GatewayProcess, write_config
 from tests.parts.scripted import ScriptedServer
 
@@ -38,12 +39,21 @@ def test_what_check_refuses_serve_refuses(tmp_path, text, words):
     assert "Traceback" not in done.stderr
 
 
-def test_with_nothing_to_serve_it_says_what_to_do(tmp_path):
-    """One clear message, exit 2; the usual ports of local engines are free on a test machine."""
-    environment = {name: value for name, value in os.environ.items() if name != "NVIDIA_API_KEY"}
+def test_with_nothing_to_serve_it_says_what_to_do(tmp_path, monkeypatch):
+    """One clear message, exit 2."""
+    monkeypatch.setattr("gateway.app.USUAL_PORTS", ())  # somebody may be running an engine here
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
 
-    done = subprocess.run(SERVE, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path, env=environment)
+    done = CliRunner().invoke(command, ["--data-dir", str(tmp_path / "data")])
 
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "Nothing to serve" in done.stderr
     assert "NVIDIA_API_KEY" in done.stderr
+
+
+def test_an_option_that_would_be_ignored_is_refused(tmp_path):
+    """The file says where the store lives."""
+    done = CliRunner().invoke(command, ["--config", "x.yaml", "--data-dir", str(tmp_path)])
+
+    assert done.exit_code == 2
+    assert "--data-dir goes without --config" in done.stderr

@@ -15,6 +15,7 @@ class ScriptedStore:
     def __init__(self):
         self.flushes = []  # of each: [(stem, operations), ...]
         self.loaded = 0
+        self.organizations = []
         self.failures = []
         self.held = asyncio.Event()
         self.held.set()
@@ -26,6 +27,11 @@ class ScriptedStore:
         if commands[0][0] == "SCRIPT":
             self.loaded += 1
             return [b"sha"]
+        if commands[0][0] == "SMEMBERS":
+            return [set(self.organizations)]
+        if commands[0][0] == "SADD":
+            self.organizations.append(commands[0][2].encode())
+            return [1]
         await self.held.wait()
         calls = [(command[3], msgspec.msgpack.decode(command[5])) for command in commands]
         self.flushes.append(calls)

@@ -35,6 +35,22 @@ async def test_starting_loads_the_script(ledger, store):
     assert store.loaded == 1
 
 
+async def test_a_starting_gateway_watches_over_every_organization_that_somebody_opened(store):
+    """Whoever was killed before may have left slots there, and nobody else may be about."""
+    store.organizations = [b"acme", b"quiet"]
+    ledger = Ledger(store, "g2")
+    await ledger.start()
+
+    assert {holding.organization for holding in ledger._holdings.all()} == {"acme", "quiet"}
+    await ledger.close()
+
+
+async def test_a_first_admission_notes_its_organization(ledger, store):
+    await asyncio.gather(*(ledger.admit(CLAIM) for _ in range(3)))
+
+    assert store.organizations == [b"acme"]
+
+
 async def test_reservations_are_named_after_their_gateway_and_never_alike(ledger):
     answers = await asyncio.gather(*(ledger.admit(CLAIM) for _ in range(20)))
 

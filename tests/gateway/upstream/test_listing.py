@@ -52,7 +52,7 @@ async def test_a_gateway_is_never_a_backend():
         engine.header = "x-sluiceway-config: abc\r\n"
 
         assert await engine_at(engine.port) is None
-        assert await models_of(Backend("x", "vllm", f"{engine.url}/v1")) is None
+        assert "gateway" in await models_of(Backend("x", "vllm", f"{engine.url}/v1"))
 
 
 async def test_whoever_else_listens_there_is_no_engine():
@@ -68,8 +68,10 @@ async def test_a_backend_lists_its_models_with_their_windows():
         assert await models_of(Backend("x", "vllm", f"{engine.url}/v1", "key")) == [Listed("org/m", 4096)]
         assert engine.requests[0].header("authorization") == "Bearer key"
         engine.answers["/v1/models"] = {"data": "nonsense"}
-        assert await models_of(Backend("x", "vllm", f"{engine.url}/v1")) is None
-    assert await models_of(Backend("x", "vllm", "http://127.0.0.1:9/v1")) is None
+        assert "no list of models" in await models_of(Backend("x", "vllm", f"{engine.url}/v1"))
+        engine.answers.clear()
+        assert "answered 404" in await models_of(Backend("x", "vllm", f"{engine.url}/v1"))
+    assert "ConnectError" in await models_of(Backend("x", "vllm", "http://127.0.0.1:9/v1"))
 
 
 async def test_lm_studio_answers_200_to_what_it_does_not_know(monkeypatch):
