@@ -45,6 +45,7 @@ def _parameters() -> xllamacpp.CommonParams:
 
 def main() -> None:
     """Serve, say where on one JSON line, and leave with the parent."""
+    os.nice(10)  # it stands for a GPU, which takes no processor from the gateway and its store
     server = xllamacpp.Server(_parameters())
     print(json.dumps({"url": server.listening_address}), flush=True)
     sys.stdin.read()  # ends when the parent does, however it ends

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 
 import pytest
 
@@ -60,3 +61,17 @@ async def test_a_command_that_is_refused_is_a_store_that_is_down(store):
 async def test_a_script_that_is_not_known_is_told_apart(store):
     with pytest.raises(NoScriptError):
         await store.send(["PING"], ["EVALSHA", "0" * 40, 0])
+
+
+async def test_a_busy_loop_is_not_taken_for_a_store_that_is_down(tmp_path):
+    """The answer came in time; nobody had read it."""
+    async with embedded(tmp_path) as url:
+        store = Store(url, deadline=0.05)
+        await store.send(("PING",))
+        asking = asyncio.ensure_future(store.send(("GET", "a")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy on purpose
+
+        assert await asking == [None]
+        await store.close()
