@@ -39,7 +39,8 @@ def slow(models):
 
 
 def caller(engine):
-    return openai.AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="none", max_retries=0)
+    # The engine closes idle connections while the next request may be under way; SDKs repeat that by default.
+    return openai.AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="none", max_retries=2)
 
 
 def ask_for_long(url, seconds=10):
