@@ -237,3 +237,34 @@ async def test_a_caller_who_left_before_anything_was_written_pays_nothing(gatewa
 
     (total,) = await gateway.usage()
     assert (total.prompt_tokens, total.completion_tokens) == (0, 0)
+
+
+async def test_a_caller_who_does_not_read_is_held_to_the_calls_deadline(tmp_path, first):
+    """Its slot, its call and its upstream are given back."""
+    part = event({"choices": [{"delta": {"content": "x" * 60_000}}]})
+    first.enqueue([Status(200, {"content-type": "text/event-stream"}), *[part] * 800, Hang()])
+    async with running(tmp_path, {"a": first}, total=1.0) as gateway:
+        host, port = gateway.running.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        body = json.dumps(ASK | {"stream": True}).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {await gateway.key()}\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        writer.transport.pause_reading()
+        await eventually(lambda: gateway.services.intake.open_calls)
+
+        assert await eventually(lambda: not gateway.services.intake.open_calls, within=10)
+        assert await eventually(lambda: not first.connections)
+        writer.transport.abort()
+
+
+async def test_a_plain_call_that_is_cut_is_paid_by_its_time(gateway, first):
+    """The engine worked though nobody saw a word."""
+    first.enqueue([Hang()])
+    gateway.services.fleet._live.clear()
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.client.post("/v1/chat/completions", json=ASK | {"max_tokens": 500}, timeout=1.5)
+    await eventually(lambda: gateway.services.intake.open_calls == 0)
+
+    (total,) = await gateway.usage()
+    assert 0 < total.completion_tokens <= 500
+    assert total.estimated_tokens == total.prompt_tokens + total.completion_tokens
