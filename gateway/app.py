@@ -11,10 +11,11 @@ from typing import Any
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.openapi import OpenAPIConfig
+from litestar.types import ASGIApp
 
 from gateway import clock
 from gateway.api.admin import ERROR_ANSWERS, admin_router
-from gateway.api.inference import inference_router
+from gateway.api.inference import inference_router, straight
 from gateway.config.settings import Settings
 from gateway.exchange import new_request_id
 from gateway.identity.directory import Directory
@@ -90,7 +91,7 @@ class Gateway:
                     log.info("found a local engine", backend=found.name, base_url=found.base_url)
                     fleet.add(found)
         backends = [home.backend for home in fleet.homes.values()]
-        listings = await asyncio.gather(*(models_of(backend) for backend in backends))
+        listings = await asyncio.gather(*map(models_of, fleet.homes.values()))
         for backend, listing in zip(backends, listings, strict=True):
             self._heard(backend.name, listing)
         self.services.catalog = listed(self._listings, backends)
@@ -114,8 +115,11 @@ class Gateway:
             except Exception:
                 log.exception("the backends could not be scanned; the last catalog stays")
 
-    def app(self) -> Litestar:
+    def app(self) -> ASGIApp:
         """Return the app that callers and admins talk to."""
+        return straight(self.services, self._routes())
+
+    def _routes(self) -> Litestar:
         admin = admin_router(self.directory, self.ledger, self.settings.plans, self._admin_key)
         return Litestar(
             [inference_router(self.services), admin],

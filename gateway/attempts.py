@@ -4,9 +4,6 @@ Law: `policies.retries` says what comes next, the relay does it, and every attem
 learned, whatever ended it. `relay` is the attempt that serves: None while none does, and after one that failed unseen.
 """
 
-import asyncio
-import contextlib
-
 from gateway import clock
 from gateway.errors import error_body
 from gateway.relay import Relay
@@ -16,16 +13,13 @@ from gateway.telemetry import Attributes, Span, finish, propagate, usage_attribu
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from gateway.upstream.fleet import Ticket
 from policies.domain import Candidate, Estimate, InferenceRequest, Route
-from policies.failures import Failure, FailureKind
+from policies.failures import Failure
 from policies.rejections import Reason, Rejection
 from policies.retries import next_attempt, passes, verdict
 from policies.rewrite import rewrite
 from policies.sse import error_event
 
 CALLER_LEFT = "caller_left"
-
-LAST_WORDS = 1.0
-"""Seconds that a caller gets to take the news that its answer broke off."""
 
 
 class Attempts:
@@ -47,6 +41,15 @@ class Attempts:
 
         `first`: the load that the call already holds on the first one. `begun_at`: when it began, monotonic seconds.
         """
+        every = planned.model.deadlines.keep_alive
+        if every is not None and self._request.stream:
+            self._reply.keep_alive(every)
+        try:
+            return await self._try(planned, first, begun_at)
+        finally:
+            self._reply.hush()
+
+    async def _try(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
         budget = self._services.budget(planned.model.name, begun_at)
         budget.call()
         deadline = begun_at + planned.model.deadlines.total
@@ -78,9 +81,9 @@ class Attempts:
         self._reply.backend, self._reply.attempts = deployment.backend, number
         base_url = home.backend.base_url
         span = self._services.telemetry.attempt_span(self._call, request.api, candidate, number, base_url)
-        headers = {"x-request-id": self._reply.request_id, **propagate(span)}
+        headers = [(b"x-request-id", self._reply.request_id.encode()), *propagate(span)]
         attempt = Attempt(home, ticket, candidate)
-        self._services.metrics.in_flight.labels(deployment.backend).inc()
+        self._services.metrics.in_flight(deployment.backend).inc()
         relay = self.relay = Relay(attempt, request, self._reply, deadline)
         failure: Failure | None = None
         outcome = CALLER_LEFT
@@ -89,9 +92,7 @@ class Attempts:
             failure = relay.cut
             outcome = "ok" if failure is None else failure.kind.value
             if failure is not None:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LAST_WORDS):
-                        await self._tell_cut(failure)
+                await self._tell_cut(failure, told=relay.told)
         except AttemptFailed as failed:
             self.relay = None
             failure = failed.failure
@@ -103,21 +104,22 @@ class Attempts:
             if relay.finished:
                 failure, outcome = None, "ok"  # whoever left then had it all
             attempt.close()
-            self._services.metrics.in_flight.labels(deployment.backend).dec()
+            self._services.metrics.in_flight(deployment.backend).dec()
             self._learn(attempt, relay, failure, outcome)
-            attributes: Attributes = usage_attributes(relay.usage) if relay.usage is not None else {}
-            attributes["sluiceway.outcome"] = outcome
-            finish(span, attributes, status=attempt.status or None, error=None if outcome == "ok" else outcome)
+            if span.is_recording():
+                attributes: Attributes = usage_attributes(relay.usage) if relay.usage is not None else {}
+                attributes["sluiceway.outcome"] = outcome
+                finish(span, attributes, status=attempt.status or None, error=None if outcome == "ok" else outcome)
 
     def _learn(self, attempt: Attempt, relay: Relay, failure: Failure | None, outcome: str) -> None:
         """Take from an attempt what it says about its deployment and about calls like this one."""
         live, metrics = attempt.ticket.live, self._services.metrics
         backend, probe = attempt.candidate.deployment.backend, attempt.ticket.probe
-        metrics.attempts.labels(backend, outcome).inc()
+        metrics.attempts(backend, outcome).inc()
         if relay.malformed:
             metrics.malformed.inc(relay.malformed)
         if attempt.first_at and relay.events:
-            metrics.ttft.labels(backend).observe(attempt.first_at - attempt.sent_at)
+            metrics.ttft(backend).observe(attempt.first_at - attempt.sent_at)
         if failure is not None:
             live.failed(failure, self._request.api, clock.monotonic(), probe=probe)
             return
@@ -132,20 +134,9 @@ class Attempts:
                 self._key, self._request, told.prompt_tokens, told.completion_tokens, relay.events
             )
 
-    async def _tell_cut(self, failure: Failure) -> None:
-        """End a committed answer that failed so that it cannot be taken for a whole one.
-
-        A caller who does not read is not waited for: its connection is closed instead.
-        """
-        self._services.metrics.cut.labels(failure.kind.value).inc()
-        if not self._request.stream:
-            return  # without its last bytes, which is an error to every HTTP client
-        if failure.kind is FailureKind.ERROR_EVENT:
-            await self._reply.body(b"", more=False)  # the upstream's own error event has just been passed on
-            return
+    async def _tell_cut(self, failure: Failure, *, told: bool) -> None:
+        """End a committed answer that failed; `told`: the upstream has just said so itself."""
         message = f"The answer broke off ({failure.kind.value}); what came before is incomplete."
-        await self.break_off(Rejection(Reason.UPSTREAM_FAILED, message))
-
-    async def break_off(self, rejection: Rejection) -> None:
-        """End a committed stream with an error event."""
-        await self._reply.body(error_event(error_body(rejection, self._reply.request_id)), more=False)
+        rejection = Rejection(Reason.UPSTREAM_FAILED, message)
+        last = b"" if told else error_event(error_body(rejection, self._reply.request_id))
+        await self._reply.break_off(failure.kind.value, last)

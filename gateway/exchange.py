@@ -1,8 +1,8 @@
 """One call, from its first header to its settlement.
 
-Law: think for free, then pay, then do. One coroutine owns the exchange; a watcher waits for the caller to leave and
-cancels it then. Whatever ends it, `_finish` runs once and waits for nothing: the reservation is settled, the load given
-back, the span ended.
+Law: think for free, then pay, then do. One coroutine owns the exchange, and is cancelled the moment its caller leaves.
+Whatever ends it, `_finish` runs once and waits for nothing: the reservation is settled, the load given back, the span
+ended. Nothing that outlives the call refers to it, so that it is freed at once and the collector finds no rings.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gateway import clock
 from gateway.attempts import Attempts
+from gateway.cycle import LEAVING, Leaving
 from gateway.intake import CallerLeft, Receive
 from gateway.reply import Reply, Send
 from gateway.services import Services
@@ -57,7 +58,6 @@ class Exchange:
         self._reservation: Reservation | None = None
         self._attempts: Attempts | None = None
         self._rejection: Rejection | None = None
-        self._watcher: asyncio.Task[None] | None = None
         self._ticket: Ticket | None = None
         self._finished = False
 
@@ -67,30 +67,28 @@ class Exchange:
         self._begun_at = clock.monotonic()
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._reply = Reply(send, _request_id(self._headers), services.config)
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers}
-        self._span = services.telemetry.server_span("POST", scope["path"], carrier)
-        full = services.intake.enter()
+        self._span = services.telemetry.server_span("POST", scope["path"], self._headers)
+        self._leaving: Leaving = scope["extensions"][LEAVING]
         call = asyncio.current_task()
         if call is None:
             raise RuntimeError("a call is served in a task")
-        services.calls.add(call)
+        self._call = call
+        full = services.intake.enter()
         try:
             self._rejection = full or await self._serve(receive)
             if self._rejection is not None:
                 await self._reply.reject(self._rejection)
         except CallerLeft:
             self._left = True
-        except asyncio.CancelledError:  # by our watcher, or by the listener at the end of the grace
+        except asyncio.CancelledError:  # by `_leave`, or by the listener at the end of the grace
             call.uncancel()
             if not self._left:
                 await self._stopping()
         except Exception:
             log.exception("bug", request_id=self._reply.request_id)
             self._rejection = _BUG
-            if not self._reply.status:
-                await self._reply.reject(_BUG)
+            await self._reply.reject(_BUG)
         finally:
-            services.calls.discard(call)
             if full is None:
                 services.intake.leave(self._held)
             self._finish()
@@ -106,7 +104,7 @@ class Exchange:
         if isinstance(body, Rejection):
             return body
         self._held = len(body)
-        self._watcher = clock.spawn(self._watch(receive, asyncio.current_task()), "watch-caller")
+        self._leaving.then = self._leave
         planned = self._plan(who, body)
         if isinstance(planned, Rejection):
             return planned
@@ -160,25 +158,16 @@ class Exchange:
 
     async def _stopping(self) -> None:
         """Tell a caller whose call outlived the gateway's grace; one who is not reading is not waited for."""
+        self._reply.broke = "stopping"
         self._finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                await self._say_stopping()
+                await self._reply.reject(_STOPPING)
 
-    async def _say_stopping(self) -> None:
-        if not self._reply.status:
-            await self._reply.reject(_STOPPING)
-        elif self._attempts is not None and self._known_request().stream:
-            self._services.metrics.cut.labels("stopping").inc()
-            await self._attempts.break_off(_STOPPING)
-
-    async def _watch(self, receive: Receive, exchange: asyncio.Task[Any] | None) -> None:
-        """Wait for the caller to leave, which `send` would not say."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self) -> None:
+        """End the call because its caller has left, which `send` would not say."""
         self._left = True
-        if exchange is not None:
-            exchange.cancel()
+        self._call.cancel()
 
     def _known_request(self) -> InferenceRequest:
         if self._request is None:
@@ -206,8 +195,7 @@ class Exchange:
 
     def _finish(self) -> None:
         """Settle, observe, record; nothing here waits, and the second time nothing happens."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        self._leaving.then = None
         if self._finished:
             return
         self._finished = True
@@ -220,17 +208,19 @@ class Exchange:
         status = 499 if self._left else self._reply.status
         model = self._request.model if self._request is not None else "none"
         metrics = self._services.metrics
-        metrics.requests.labels(self._api, model, str(status)).inc()
+        metrics.requests(self._api, model, str(status)).inc()
         source = "estimated" if usage.estimated else "told"
-        metrics.tokens.labels(model, "prompt", source).inc(usage.prompt_tokens)
-        metrics.tokens.labels(model, "completion", source).inc(usage.completion_tokens)
-        if self._left and self._reply.status:
-            metrics.cut.labels("caller_left").inc()
+        metrics.tokens(model, "prompt", source).inc(usage.prompt_tokens)
+        metrics.tokens(model, "completion", source).inc(usage.completion_tokens)
+        broke = "caller_left" if self._left else self._reply.broke
+        if broke is not None and self._reply.status:
+            metrics.cut(broke).inc()
         no = self._rejection
         if no is not None:
-            metrics.rejections.labels(no.reason.value, (no.level or "").partition(" ")[0], no.meter or "").inc()
-        error = no.reason.value if no is not None else "caller_left" if self._left else None
-        finish(self._span, self._attributes(usage), status=status, error=error)
+            metrics.rejections(no.reason.value, (no.level or "").partition(" ")[0], no.meter or "").inc()
+        error = no.reason.value if no is not None else broke
+        if self._span.is_recording():
+            finish(self._span, self._attributes(usage), status=status, error=error)
 
     def _attributes(self, usage: Usage) -> Attributes:
         attributes: Attributes = {
@@ -269,4 +259,4 @@ def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
 
 def new_request_id() -> str:
     """Return an id for a call that brought none."""
-    return f"req_{clock.token_hex(12)}"
+    return f"req_{clock.dice.getrandbits(96):024x}"  # names a call, guards nothing

@@ -4,15 +4,19 @@ Law: nobody can make the gateway hold more than `limits.buffered_total` bytes of
 and a body that comes too slowly or grows too large is refused while it comes. What was taken is given back by `leave`.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from gateway import clock
 from gateway.config.settings import Limits
+from gateway.patience import Patience
 from policies.rejections import Reason, Rejection
 
 Receive = Callable[[], Awaitable[Any]]
 """ASGI's, untyped: its messages are read member by member."""
+
+PACE = 64 * 1024
+"""Bytes of a body that buy it one more second: a slow but honest link is not cut, whoever trickles is."""
 
 _RETRY_US = 1_000_000
 
@@ -48,13 +52,15 @@ class Intake:
         if refused is not None:
             return refused
         try:
-            async with asyncio.timeout(self._limits.body_deadline):
-                return await self._collect(receive)
+            with Patience() as patience:
+                patience.wait(self._limits.body_deadline)
+                return await self._collect(receive, patience)
         except TimeoutError:
-            seconds = self._limits.body_deadline
-            return Rejection(Reason.BODY_TIMEOUT, f"The body did not come within {seconds:g} seconds.")
+            pace = f"{self._limits.body_deadline:g} seconds, and one more for each {PACE} bytes"
+            return Rejection(Reason.BODY_TIMEOUT, f"The body did not come within {pace}.")
 
-    async def _collect(self, receive: Receive) -> bytes | Rejection:
+    async def _collect(self, receive: Receive, patience: Patience) -> bytes | Rejection:
+        begun = clock.monotonic()
         parts: list[bytes] = []
         size = 0
         kept = False
@@ -73,6 +79,7 @@ class Intake:
                 if not message.get("more_body", False):
                     kept = True
                     return b"".join(parts)
+                patience.wait(begun + self._limits.body_deadline + size / PACE - clock.monotonic())
         finally:
             if not kept:
                 self.buffered -= size

@@ -1,330 +1,218 @@
-"""The wire under the gateway: uvicorn, hardened against what a stranger may send before anybody knows who it is.
+"""The listener over the wire: accepts, secures, counts, and ends in order.
 
-Law: the parser sees a head only once it is whole, bounded and counted, and one request at a time: what comes behind a
-request waits, unparsed, until that request is answered. So no head costs more than its size, a refusal never lands
-inside another answer, and no body is ever taken for a request.
+Law: a connection is counted before anything is spent on it, its handshake included. A stop takes no new connection,
+gives open calls their grace, and then leaves neither a call nor a connection behind; there is one way to cut it short.
 """
 
 import asyncio
 import contextlib
-import re
-import socket
+import ssl
 from collections.abc import Callable, Iterator
+from socket import socket
 from typing import Any
 
-import httptools
-import msgspec
+import structlog
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway import clock
+from gateway import clock, wire
+from gateway.connections import Connections
+from gateway.errors import error_body, error_headers
+from gateway.forwarded import Network
+from gateway.wire import ForwardedWire, Wire
+from policies.rejections import Reason, Rejection
+
+log = structlog.get_logger("sluiceway.listener")
 
 ASGIApplication = Callable[..., Any]
 
-HEAD_BYTES = 64 * 1024
-"""The most bytes of request line and headers together. nginx (32 KiB) and h11 (64 KiB) hold the same order."""
+CUT_GRACE = 2.0
+"""Seconds that calls get to tell their callers and settle once they were cut; a caller who reads takes none of it."""
 
-HEADERS = 128
-"""The most headers of one request. Apache takes 100."""
+BACKLOG = 2048
+"""Connections that the kernel keeps for us to accept; it has its own, mostly larger, bound."""
 
-HEAD_DEADLINE = 10.0
-"""Seconds from a connection's opening, or a later request's first byte, to the end of its head; likewise from an
-answer to the end of the body that it did not wait for."""
+SHUTDOWN = 600.0
+"""Seconds that TLS may take to say farewell: bounded by `Wire`, which knows whether the caller still reads."""
 
-UNREAD_BYTES = 1024 * 1024
-"""The most bytes that are read and dropped of a body whose answer is out; what would lie in a network's buffers."""
+AT_ONCE = 64
+"""Connections accepted before others get their turn."""
 
-KEEP_ALIVE = 75
-"""Seconds an idle connection is kept: longer than callers' pools keep theirs (a minute is common), so that it is the
-caller who closes and no request meets a connection that is being closed here. nginx's default."""
+PAUSE = 1.0
+"""Seconds without accepting, when the process has no file descriptor left."""
 
-LINGER = 2.0
-"""Seconds that a refused caller gets to read the refusal: closing over unread input would destroy it on the way."""
-
-CUT_GRACE = 1.0
-"""Seconds that calls get to settle once their connections were cut."""
-
-_UNKNOWN = -1
-"""The length of a body of which nothing came yet."""
-
-_UPGRADE = re.compile(rb"\nupgrade:", re.IGNORECASE)
-
-
-class Wire(HttpToolsProtocol):
-    """One caller's connection. The method names from `on_headers_complete` on are those that httptools calls."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own signature
-        super().__init__(*args, **kwargs)
-        self._kept: bytes | bytearray = b""  # what came and was not given to the parser yet
-        self._sought = 0  # bytes of `_kept` known not to end a head
-        self._probe: httptools.HttpRequestParser | None = None  # tells early that a partial head is malformed
-        self._head_due = False  # the parser is being given a head
-        self._busy = False  # a request's answer is not complete
-        self._in_body = False
-        self._left: int | None = _UNKNOWN  # bytes of the body to come; None: chunked, so nobody knows
-        self._unread = 0  # bytes dropped: of an answered request's body, or since a refusal
-        self._silent = 0  # bytes of a chunked body since its last content: trailers or chunk extensions
-        self._head_timed = False
-        self._over = False  # nothing is parsed any more
-
-    # asyncio ---------------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
-        """Begin, and time the first head."""
-        super().connection_made(transport)
-        self._time_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End, leaving no timer and no parser behind."""
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
-        self._over = True
-        self._kept = b""
-        self._probe = None
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came: into the parser as far as it is due, else aside."""
-        if self._over:
-            self._drop(len(data))
-        elif self._kept:
-            self._kept += data
-            self._parse(self._kept)
-        else:
-            self._parse(data)
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close at the end of whichever time was running; with an answer if a part of a head came."""
-        self.timeout_keep_alive_task = None
-        if self._kept and not self._over and not self._in_body:
-            self._refuse(408, "request_timeout", f"the request's head was not complete within {HEAD_DEADLINE:g} s")
-        else:
-            super().timeout_keep_alive_handler()
-
-    # parsing ---------------------------------------------------------------------------------------------------------
-
-    def _parse(self, data: bytes | bytearray) -> None:
-        try:
-            while data and not self._over:
-                if self._in_body:
-                    data = self._take_body(data)
-                elif self._busy:
-                    if len(data) > UNREAD_BYTES:
-                        self.flow.pause_reading()
-                    break
-                elif end := self._head_end(data):
-                    data = self._take_head(data, end)
-                else:
-                    break
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(400, "bad_request", "this is not a valid HTTP/1.1 request; upgrades and tunnels are not taken")
-        if self._over or not data:
-            self._kept = b""
-        elif data is not self._kept:
-            self._kept = bytearray(data)
-
-    def _head_end(self, data: bytes | bytearray) -> int:
-        """Return how many bytes the head at the start of `data` has; 0: it is not whole, or was refused."""
-        end = data.find(b"\r\n\r\n", max(0, self._sought - 3), HEAD_BYTES)
-        if end >= 0:
-            return end + 4
-        if len(data) >= HEAD_BYTES:
-            self._refuse(431, "headers_too_large", f"URL and headers together must stay below {HEAD_BYTES} bytes")
-            return 0
-        if self._probe is None:
-            self._probe = httptools.HttpRequestParser(object())
-        self._probe.feed_data(data[self._sought :])
-        self._sought = len(data)
-        if not self._head_timed:
-            self._time_head()
-        return 0
-
-    def _take_head(self, data: bytes | bytearray, end: int) -> bytes | bytearray:
-        self._unset_keepalive_if_required()
-        self._head_timed = False
-        self._sought = 0
-        self._probe = None
-        head = data[:end]
-        if head.count(b"\n") > HEADERS + 2:  # the request line and the empty line
-            self._refuse(431, "headers_too_large", f"a request may have at most {HEADERS} headers")
-            return b""
-        if b"pgrade:" in head or b"PGRADE:" in head:
-            # llhttp would take what follows for another protocol, though HTTP lets a server ignore the wish. Whoever
-            # writes it in yet other letters is refused in `on_headers_complete`.
-            head = _UPGRADE.sub(b"\nignored:", head)
-        self._head_due = True
-        self.parser.feed_data(head)
-        if not self._busy:  # only empty lines came: nothing that ends like a head is anything else
-            raise httptools.HttpParserError
-        return _after(data, end)
-
-    def _take_body(self, data: bytes | bytearray) -> bytes | bytearray:
-        """Feed the parser not a byte beyond the body, where its length is known."""
-        if self._left == _UNKNOWN:
-            self._left = self._length()
-        if self._left is None:
-            return self._take_chunks(data)
-        size = min(len(data), self._left)
-        self._left -= size
-        if size == len(data):
-            self.parser.feed_data(data)
-            rest: bytes | bytearray = b""
-        else:
-            self.parser.feed_data(data[:size])
-            rest = _after(data, size)
-        if not self._busy:
-            self._drop(size)
-        return rest
-
-    def _take_chunks(self, data: bytes | bytearray) -> bytes:
-        before = len(self.cycle.body)
-        self.parser.feed_data(data)
-        self._silent = self._silent + len(data) if len(self.cycle.body) == before else 0
-        if not self._busy:
-            self._drop(len(data))
-        elif self._silent > HEAD_BYTES:
-            self._refuse(431, "headers_too_large", f"trailers of a chunked body must stay below {HEAD_BYTES} bytes")
-        return b""
-
-    def _length(self) -> int | None:
-        """Return the request's content-length, which llhttp has checked; None: its body is chunked."""
-        for name, value in reversed(self.scope["headers"]):  # type: ignore[call-overload] # a list, typed as iterable
-            if name == b"content-length":
-                return int(value)
-        return None
-
-    def on_message_begin(self) -> None:
-        """Begin a request; raise HttpParserError (which httptools passes on) where one is hidden behind a body."""
-        if not self._head_due:
-            raise httptools.HttpParserError
-        self._head_due = False
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Start the request, unless it is a tunnel's or an upgrade's: those end in HttpParserUpgrade."""
-        if self.parser.should_upgrade():
-            return
-        super().on_headers_complete()
-        self._busy = self._in_body = True
-        self._left = _UNKNOWN
-        self._silent = self._unread = 0
-        self.headers = []  # trailers go here, not into the scope that the application holds
-
-    def on_message_complete(self) -> None:
-        """End the request's body."""
-        if not self._in_body:  # an upgrade's
-            return
-        self._in_body = False
-        super().on_message_complete()
-        if not self._busy:
-            self._time(self.timeout_keep_alive)
-
-    def on_response_complete(self) -> None:
-        """Go on to what waited, or wait."""
-        self._busy = False
-        super().on_response_complete()
-        if self.transport.is_closing():
-            return
-        if self._in_body:
-            if self.expect_100_continue and self._left == _UNKNOWN:
-                self.transport.close()  # no body will come, and the next request must not be taken for it
-            else:
-                self._time(HEAD_DEADLINE)
-        elif self._kept:
-            self.loop.call_soon(self._resume)
-
-    def _resume(self) -> None:
-        if not self._over and self._kept:
-            self._parse(self._kept)
-
-    # ending ----------------------------------------------------------------------------------------------------------
-
-    def _time(self, seconds: float) -> None:
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
-
-    def _time_head(self) -> None:
-        self._head_timed = True
-        self._time(HEAD_DEADLINE)
-
-    def _drop(self, size: int) -> None:
-        self._unread += size
-        if self._unread > UNREAD_BYTES:
-            self._over = True
-            self.transport.close()
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer and close, parsing nothing more; close only, where an answer is out or under way."""
-        self._over = True
-        if self._in_body:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            if self.cycle.response_started:
-                self.transport.close()
-                return
-        elif self._busy:
-            self.cycle.keep_alive = False  # what was refused lies behind a whole request: that one is answered first
-            return
-        self._answer(status, code, message)
-        self._unread = 0
-        self._time(LINGER)
-
-    def _answer(self, status: int, code: str, message: str) -> None:
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-        body = msgspec.json.encode({"error": error})
-        headers = [
-            *self.server_state.default_headers,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[status], lines, body))
-        self.transport.write_eof()
-
-
-def _after(data: bytes | bytearray, size: int) -> bytes | bytearray:
-    """Return `data` without its first bytes; a bytearray is shortened in place, which moves nothing."""
-    if isinstance(data, bytearray):
-        del data[:size]
-        return data
-    return data[size:]
+_POLL = 0.02
+_STOPPING = Rejection(Reason.OVERLOADED, "The gateway is stopping; send the call again.", retry_after_us=1_000_000)
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server that leaves signals to us, and can be cut short."""
+    """A uvicorn server that leaves signals to us, counts its connections and can be cut short.
+
+    `context`: its TLS, if any; replaced, it serves those who come from then on.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        house: Connections,
+        context: ssl.SSLContext | None = None,
+        proxies: tuple[Network, ...] = (),
+    ) -> None:
+        super().__init__(config)
+        self.context = context
+        self._house = house
+        self._proxies = proxies
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._cut = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Capture none."""
         yield
 
-    def cut(self) -> None:
-        """Close every connection at once; calls still open after `CUT_GRACE` are cancelled. Waits for nothing."""
-        self.should_exit = True
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Listen on bound sockets."""
+        self.servers = []
+        self.started = True
+        for one in sockets or ():
+            if self.context is None:
+                loop = asyncio.get_running_loop()
+                self.servers.append(await loop.create_server(self._wire, sock=one, backlog=BACKLOG))
+            else:
+                one.listen(BACKLOG)
+                self._accept_on(one)
+
+    def _accept_on(self, bound: socket) -> None:
+        if bound.fileno() >= 0:  # else the stop was faster
+            asyncio.get_running_loop().add_reader(bound, self._accept, bound)
+
+    def _accept(self, bound: socket) -> None:
+        """Take what connections there are, each counted before its handshake."""
+        loop = asyncio.get_running_loop()
+        for _ in range(AT_ONCE):
+            try:
+                accepted, address = bound.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no file descriptor is left: asking again at once would only burn time
+                log.warning("no connection is accepted for a while", why=str(error), seconds=PAUSE)
+                loop.remove_reader(bound)
+                loop.call_later(PAUSE, self._accept_on, bound)
+                return
+            its_wire = self._wire()
+            if its_wire.arrive(address[0]):
+                arrival = clock.spawn(self._secure(accepted, its_wire), "tls-handshake")
+                self._arriving.add(arrival)
+                arrival.add_done_callback(self._arriving.discard)
+            else:
+                accepted.close()
+
+    async def _secure(self, accepted: socket, its_wire: Wire) -> None:
+        """Shake hands within the time of a head; whoever does not speak TLS is let go without a word."""
+        try:
+            accepted.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: its_wire,
+                accepted,
+                ssl=self.context,
+                ssl_handshake_timeout=wire.HEAD_DEADLINE,
+                ssl_shutdown_timeout=SHUTDOWN,
+            )
+        except OSError:  # the handshake's: no TLS, no common version, too slow, gone
+            its_wire.depart()
+        except asyncio.CancelledError:
+            its_wire.depart()
+            raise
+
+    def _wire(self) -> Wire:
+        """Return the protocol of a new connection."""
+        made: dict[str, Any] = {
+            "house": self._house,
+            "config": self.config,
+            "server_state": self.server_state,
+            "app_state": {},
+        }
+        return ForwardedWire(self._proxies, **made) if self._proxies else Wire(**made)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Take no new connection, let open calls finish within the grace, and end the others."""
+        for server in self.servers:
+            server.close()
+        for one in sockets or ():
+            if one.fileno() >= 0:  # no server's that has closed it
+                asyncio.get_running_loop().remove_reader(one)
+                one.close()
+        for arrival in self._arriving:
+            arrival.cancel()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._ended(0.0 if self._cut else self.config.timeout_graceful_shutdown or 0.0)
+        self.cut()
+        await self._ended(CUT_GRACE)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        asyncio.get_running_loop().call_later(CUT_GRACE, self._cancel)
 
-    def _cancel(self) -> None:
-        for task in list(self.server_state.tasks):
-            task.cancel("cut by a second signal")
+    def cut(self) -> None:
+        """Cancel every open call, which tells its caller, and end the wait for them. Waits for nothing itself."""
+        self.should_exit = True
+        if not self._cut:
+            self._cut = True
+            for task in list(self.server_state.tasks):
+                task.cancel("cut")
+
+    async def _ended(self, within: float) -> None:
+        """Wait until no call and no connection is left, for so many seconds, or until a cut (once)."""
+        was_cut, until = self._cut, clock.monotonic() + within
+        state = self.server_state
+        while (state.connections or state.tasks) and clock.monotonic() < until and self._cut == was_cut:  # noqa: ASYNC110 - ends anywhere
+            await asyncio.sleep(_POLL)
 
 
-async def listen(stack: contextlib.AsyncExitStack, app: ASGIApplication, bound: socket.socket, grace: int) -> Listener:
-    """Serve `app` on a bound socket until `stack` closes, which gives open calls `grace` seconds to finish."""
+def _told_of_a_cut(app: ASGIApplication) -> ASGIApplication:
+    """Answer a call that was cut and does not answer that itself, as an admin's."""
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's, untyped
+        try:
+            await app(scope, receive, send)
+        except asyncio.CancelledError:
+            body = error_body(_STOPPING, f"req_{clock.token_hex(12)}")
+            headers = [*error_headers(_STOPPING), (b"content-type", b"application/json")]
+            headers.append((b"content-length", b"%d" % len(body)))
+            with contextlib.suppress(RuntimeError):  # an answer has begun: it ends with its connection
+                start = {"type": "http.response.start", "status": _STOPPING.shape.status, "headers": headers}
+                await send(start)
+                await send({"type": "http.response.body", "body": body})
+
+    return served
+
+
+async def listen(
+    stack: contextlib.AsyncExitStack,
+    app: ASGIApplication,
+    bound: socket,
+    grace: int,
+    house: Connections,
+    *,
+    context: ssl.SSLContext | None = None,
+    proxies: tuple[Network, ...] = (),
+) -> Listener:
+    """Serve `app` on a bound socket until `stack` closes, which gives open calls `grace` seconds to finish.
+
+    `context`: over TLS. `proxies`: whose word is taken for the callers' addresses.
+    """
     config = uvicorn.Config(
-        app,
+        _told_of_a_cut(app),
         http=Wire,
+        interface="asgi3",
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody may say who they are by X-Forwarded-For
-        timeout_keep_alive=KEEP_ALIVE,
+        proxy_headers=False,  # `ForwardedWire` reads them, where they are trusted
+        timeout_keep_alive=wire.KEEP_ALIVE,
         timeout_graceful_shutdown=grace,
     )
-    listener = Listener(config)
+    listener = Listener(config, house, context, proxies)
     task = clock.spawn(listener.serve(sockets=[bound]), "listen")
 
     async def stop() -> None:

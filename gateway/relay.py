@@ -1,20 +1,21 @@
 """The send loop of one attempt: bytes out as they come, a tap on the side.
 
-Law: until `committed`, nothing has been sent and any failure is an `AttemptFailed` that lets another deployment try;
-after it a failure is told in-band and never looks like a clean end. What was seen so far (`usage`, `events`) can be
-read at any moment, since the caller may leave at any. A slow caller pauses the upstream: nothing is read while sending.
+Law: until `committed`, the caller has seen nothing of this answer and any failure is an `AttemptFailed` that lets
+another deployment try; after it a failure is told in-band and never looks like a clean end. What was seen so far
+(`usage`, `events`) can be read at any moment, since the caller may leave at any. A slow caller pauses the upstream:
+nothing is read while sending.
 """
 
 import asyncio
-import math
 from typing import Protocol
 
-from gateway import clock
+from gateway.errors import Headers
+from gateway.patience import Patience
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from policies.domain import InferenceRequest, Usage
 from policies.failures import Failure, FailureKind, in_stream
 from policies.retries import first_content_deadline, whole_answer_deadline
-from policies.sse import EventTooLargeError, Tap, usage_in, usage_of
+from policies.sse import DONE, EVENTS, EventTooLargeError, Tap, usage_in, usage_of
 
 TAIL = 64 * 1024
 """Bytes at the end of a longer one in which its usage is looked for."""
@@ -24,10 +25,12 @@ BUFFERED = 8 * 1024 * 1024
 
 
 class Caller(Protocol):
-    """The one who is answered."""
+    """The one who is answered. `status` is 0 until a head is out; with keep-alives that may be before any answer."""
+
+    status: int
 
     async def head(self, status: int, content_type: str, length: int | None) -> None:
-        """Send the answer's head; `length` is the body's, where it is known."""
+        """Send the answer's head, unless one is out; `length` is the body's, where it is known."""
 
     async def body(self, part: bytes, *, more: bool) -> None:
         """Send a part of the answer's body."""
@@ -37,7 +40,8 @@ class Relay:
     """One attempt's answer on its way to the caller.
 
     `usage`: as told, else None. `events`: content events of a stream. `answer_bytes`: of a plain answer. `finished`:
-    the upstream's answer was whole. `cut`: how a committed answer failed. `malformed`: events that were not JSON.
+    the upstream's answer was whole. `cut`: how a committed answer failed; `told`: the caller has read it from the
+    upstream. `malformed`: events that were not JSON.
     """
 
     def __init__(self, attempt: Attempt, request: InferenceRequest, caller: Caller, deadline: float) -> None:
@@ -50,8 +54,7 @@ class Relay:
         self._tap = Tap(withhold_usage=not request.wants_usage)
         self._request = request
         self._caller = caller
-        self._deadline = deadline
-        self._last_wait = False
+        self._patience = Patience(deadline)
 
     @property
     def usage(self) -> Usage | None:
@@ -68,17 +71,23 @@ class Relay:
         """Events passed on although they were not JSON."""
         return self._tap.malformed
 
-    async def run(self, body: bytes, headers: dict[str, str]) -> None:
+    @property
+    def told(self) -> bool:
+        """Whether the upstream's own error event was passed on, in a shape that every client knows."""
+        return self.committed and self._tap.error_shown
+
+    async def run(self, body: bytes, headers: Headers) -> None:
         """Send `body` and relay the answer. Raises AttemptFailed while uncommitted."""
         candidate = self.attempt.candidate
-        patience = (first_content_deadline if self._request.stream else whole_answer_deadline)(candidate)
         try:
-            async with asyncio.timeout_at(self._until(patience)) as scope:
+            with self._patience:
+                stream = self._request.stream
+                self._patience.wait((first_content_deadline if stream else whole_answer_deadline)(candidate))
                 await self.attempt.open(self._request.api, body, headers)
-                if self._request.stream and self.attempt.content_type.startswith("text/event-stream"):
-                    await self._stream(scope)
+                if stream and self.attempt.content_type.startswith(EVENTS):
+                    await self._stream()
                 else:
-                    await self._plain(scope)
+                    await self._plain()
         except TimeoutError:
             self._fail(Failure(self._too_late(), "nothing came in time"))
         except EventTooLargeError as error:
@@ -93,26 +102,27 @@ class Relay:
             raise AttemptFailed(failure)
         self.cut = failure
 
-    def _until(self, patience: float) -> float:
-        """Return the loop time at which waiting ends: after `patience` seconds or at the call's deadline."""
-        remaining = self._deadline - clock.monotonic()
-        self._last_wait = remaining <= patience
-        return asyncio.get_running_loop().time() + min(patience, remaining)
-
     def _too_late(self) -> FailureKind:
         """Tell whose time was up: only an upstream's own says anything about it."""
-        if self._last_wait:
+        if self._patience.spent:
             return FailureKind.DEADLINE
         return FailureKind.STALL if self.committed else FailureKind.SILENCE
 
-    async def _plain(self, scope: asyncio.Timeout) -> None:
+    async def _commit(self, length: int | None) -> None:
+        """Send the head. Raises AttemptFailed where the answer is plain and a stream was promised."""
+        if self._caller.status and not self.attempt.content_type.startswith(EVENTS):
+            raise AttemptFailed(Failure(FailureKind.PROTOCOL, "answered a streamed call without a stream"))
+        self.committed = True
+        await self._caller.head(self.attempt.status, self.attempt.content_type, length)
+
+    async def _plain(self) -> None:
         leaving = asyncio.get_running_loop().call_later(self.attempt.candidate.ttft, self.attempt.ticket.leave_queue)
         try:
-            await self._whole(scope)
+            await self._whole()
         finally:
             leaving.cancel()
 
-    async def _whole(self, scope: asyncio.Timeout) -> None:
+    async def _whole(self) -> None:
         parts: list[bytes] = []
         tail = b""
         while (chunk := await self.attempt.read()) is not None:
@@ -120,13 +130,16 @@ class Relay:
             parts.append(chunk)
             if self.committed or self.answer_bytes > BUFFERED:
                 part = b"".join(parts)
-                tail = (tail + part)[-TAIL:]
-                await self._send_part(part, scope)
-                scope.reschedule(self._until(self.attempt.home.dialect.stall))
                 parts.clear()
-        scope.reschedule(self._until(math.inf))
-        self.finished = True
+                tail = (tail + part)[-TAIL:]
+                self._patience.rest()
+                if not self.committed:
+                    await self._commit(None)
+                await self._caller.body(part, more=True)
+                self._patience.wait(self.attempt.home.dialect.stall)
+        self._patience.rest()
         if self.committed:
+            self.finished = True
             self._usage = usage_in(tail)
             await self._caller.body(b"", more=False)
             return
@@ -135,39 +148,34 @@ class Relay:
             self._usage = usage_of(answer)
         except ValueError as error:
             raise AttemptFailed(Failure(FailureKind.TRUNCATED, str(error))) from error
-        self.committed = True
-        await self._caller.head(self.attempt.status, self.attempt.content_type, len(answer))
+        await self._commit(len(answer))
+        self.finished = True
         await self._caller.body(answer, more=False)
 
-    async def _stream(self, scope: asyncio.Timeout) -> None:
+    async def _stream(self) -> None:
         tap, stall = self._tap, self.attempt.home.dialect.stall
-        while (chunk := await self.attempt.read()) is not None:
-            ready = tap.feed(chunk)
-            if tap.error is not None and not tap.committed:
-                raise AttemptFailed(in_stream(tap.error))
-            if ready:
-                await self._send_part(ready, scope)
-                scope.reschedule(self._until(stall))
-            if tap.error is not None:
-                self.cut = in_stream(tap.error)
-                return
-            if tap.done:
-                break  # an upstream that lingers after its last word is not waited for
-        if not tap.committed:
-            raise AttemptFailed(Failure(FailureKind.EMPTY, "the stream ended without content", self.attempt.status))
-        if not (tap.finished or tap.done):
-            self.cut = Failure(FailureKind.TRUNCATED, "the stream ended without a finish_reason", self.attempt.status)
-            return
-        scope.reschedule(self._until(math.inf))
-        self.finished = self.attempt.done = True
-        await self._caller.body(tap.end(), more=False)
+        while not tap.over() and (chunk := await self.attempt.read()) is not None:
+            if ready := tap.feed(chunk):
+                await self._send(ready)
+            if self.committed:
+                self._patience.wait(stall)
+        if ready := tap.end():
+            await self._send(ready)
+        self._patience.rest()
+        if tap.error is not None:
+            self._fail(in_stream(tap.error))
+        elif not tap.committed:
+            self._fail(Failure(FailureKind.EMPTY, "the stream ended without content", self.attempt.status))
+        elif not (tap.finished or tap.done):
+            self._fail(Failure(FailureKind.TRUNCATED, "the stream ended without a finish_reason", self.attempt.status))
+        else:  # an upstream that lingers after its last word is not waited for
+            self.finished = self.attempt.done = True
+            await self._caller.body(b"" if tap.done else DONE, more=False)
 
-    async def _send_part(self, part: bytes, scope: asyncio.Timeout) -> None:
-        """Send a part of the answer, its head first; a slow caller's time is bounded by the call's deadline alone."""
-        scope.reschedule(self._until(math.inf))
+    async def _send(self, events: bytes) -> None:
+        """Send whole events, the head before the first; only the call's deadline bounds a slow caller's time."""
+        self._patience.rest()
         if not self.committed:
-            self.committed = True
-            if self._tap.committed:
-                self.attempt.first_content()
-            await self._caller.head(self.attempt.status, self.attempt.content_type, None)
-        await self._caller.body(part, more=True)
+            self.attempt.first_content()
+            await self._commit(None)
+        await self._caller.body(events, more=True)

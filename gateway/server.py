@@ -19,14 +19,19 @@ from gateway import clock
 from gateway.api.operations import operations_app
 from gateway.app import Gateway
 from gateway.config.settings import Listen, Settings
-from gateway.listener import ASGIApplication, listen
+from gateway.connections import Connections, affordable
+from gateway.listener import Listener, listen
 from gateway.store.door import Store, StoreDown
 from gateway.store.embedded import embedded
+from gateway.tls import CertificateError, server_context
 
 log = structlog.get_logger("sluiceway.server")
 
 GRACE = 30
 """Seconds that open calls get to finish after a stop was asked for."""
+
+PROBES = 128
+"""Connections to the operations' address."""
 
 GC_THRESHOLDS = (50_000, 50, 100)
 """Collections cost tail latency: at saturation these took p99 from 40 ms to 7 ms against Python's own."""
@@ -46,6 +51,7 @@ class Running:
         self.operations_url = ""
         self._stopping = False
         self._stack = contextlib.AsyncExitStack()
+        self._listeners: list[Listener] = []
 
     async def ready(self) -> str | None:
         """Say why calls would not be taken, or None."""
@@ -61,14 +67,27 @@ class Running:
             return str(error)
         return None
 
-    def owns(self, stack: contextlib.AsyncExitStack) -> None:
-        """Take over what `stop` will close."""
+    def owns(self, stack: contextlib.AsyncExitStack, listeners: list[Listener]) -> None:
+        """Take over what `stop` will close and `cut` will cut."""
         self._stack = stack
+        self._listeners = listeners
 
     def cut(self) -> None:
-        """End every open call now; each is told and settled."""
-        for call in list(self.gateway.services.calls):
-            call.cancel()
+        """End every open call now; each is told and settled, and every connection closed within `CUT_GRACE`."""
+        for listener in self._listeners:
+            listener.cut()
+
+    def renew(self) -> None:
+        """Read the certificate's files anew, for the callers who come from now on; useless ones change nothing."""
+        tls = self.gateway.settings.listen.tls
+        if tls is None:
+            return
+        try:
+            self._listeners[-1].context = server_context(tls.cert, tls.key)
+        except CertificateError as error:
+            log.error("the certificate in force stays", why=str(error))  # noqa: TRY400 - no traceback: a file is at fault
+        else:
+            log.info("certificate renewed", cert=str(tls.cert))
 
     async def stop(self) -> None:
         """Stop taking calls, let those under way finish, settle, and close."""
@@ -79,7 +98,12 @@ class Running:
 
 
 async def start(settings: Settings, *, discover: bool = False) -> Running:
-    """Start a gateway and return it listening. Raises OSError, StoreDown, DataDirLocked or NothingToServeError."""
+    """Start a gateway and return it listening.
+
+    Raises OSError, StoreDown, DataDirLocked, CertificateError or NothingToServeError.
+    """
+    callers = settings.listen
+    context = None if callers.tls is None else server_context(callers.tls.cert, callers.tls.key)
     async with contextlib.AsyncExitStack() as stack:
         url = settings.store.url
         if url == "embedded":
@@ -94,9 +118,16 @@ async def start(settings: Settings, *, discover: bool = False) -> Running:
             raise NothingToServeError("no backend is configured and no local engine answers")
         running = Running(gateway, admin_key)
         operations = operations_app(gateway.services.metrics, running.ready)
-        running.operations_url = await _listen(stack, operations, settings.operations)
-        running.url = await _listen(stack, gateway.app(), settings.listen)
-        running.owns(stack.pop_all())
+        bound = _bind(settings.operations)
+        behind = await listen(stack, operations, bound, GRACE, Connections(PROBES))
+        running.operations_url = _url("http", settings.operations, bound)
+        bound, house = _bind(callers), _house(gateway)
+        front = await listen(
+            stack, gateway.app(), bound, GRACE, house, context=context, proxies=callers.trusted_proxies
+        )
+        running.url = _url("https" if callers.tls else "http", callers, bound)
+        log.info("listening", url=running.url, connections=house.most)
+        running.owns(stack.pop_all(), [behind, front])
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -112,6 +143,10 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._came)
 
+    def on_hangup(self, act: Callable[[], None]) -> None:
+        """Call `act` at every SIGHUP, which else ends the process."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
+
     async def when_again(self, act: Callable[[], None]) -> None:
         """Call `act` at the second signal."""
         await self.second.wait()
@@ -121,12 +156,22 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def _listen(stack: contextlib.AsyncExitStack, app: ASGIApplication, where: Listen) -> str:
-    """Serve `app` at an address until `stack` closes; return its URL. Raises OSError where the address is taken."""
-    bound = _bind(where)
-    await listen(stack, app, bound, GRACE)
+def _house(gateway: Gateway) -> Connections:
+    """Return the count of callers' connections, as many as there may be and can be."""
+    limits, metrics = gateway.settings.limits, gateway.services.metrics
+    house = Connections(
+        affordable(limits.connections, limits.open_calls),
+        limits.connections_per_address,
+        gateway.settings.listen.trusted_proxies,
+        lambda reason: metrics.connections_refused(reason).inc(),
+    )
+    metrics.connections.set_function(lambda: len(house))
+    return house
+
+
+def _url(scheme: str, where: Listen, bound: socket.socket) -> str:
     host = f"[{where.host}]" if ":" in where.host else where.host
-    return f"http://{host}:{bound.getsockname()[1]}"
+    return f"{scheme}://{host}:{bound.getsockname()[1]}"
 
 
 def admin_key_path(data_dir: Path) -> Path:

@@ -3,9 +3,8 @@
 Law: no behaviour here, so that nothing below the composition root needs to know how its neighbours are made.
 """
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.config.settings import Settings
 from gateway.identity.identify import Identities
@@ -36,7 +35,7 @@ class Books(Protocol):
 class Services:
     """The parts of one gateway.
 
-    `catalog` is swapped whole when what the backends list changes. `calls`: the tasks of the calls under way.
+    `catalog` is swapped whole when what the backends list changes.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Services:
         self.metrics = metrics
         self.telemetry = telemetry
         self.intake = Intake(settings.limits)
-        self.calls: set[asyncio.Task[Any]] = set()
         self.estimates = Estimates()
         self.config = settings.digest.encode()
         self._budgets: dict[str, RetryBudget] = {}

@@ -6,7 +6,7 @@ among them. Without an endpoint nothing is recorded, and a caller's trace contex
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
@@ -15,13 +15,23 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes, url_attributes
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NonRecordingSpan,
+    NoOpTracer,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from gateway import clock
 from policies.domain import API, Candidate, Usage
 
 __all__ = ["Attributes", "Span", "Telemetry", "finish", "propagate", "usage_attributes"]
@@ -37,6 +47,8 @@ OPERATIONS: dict[API, str] = {
 EXPORT_WITHIN = 3.0
 """Seconds an export may take with all of its retries: a receiver that is down must not hold up a stop."""
 
+_CONTEXT = frozenset({b"traceparent", b"tracestate"})
+
 _propagator = TraceContextTextMapPropagator()
 
 
@@ -46,18 +58,27 @@ class Telemetry:
     def __init__(self, endpoint: str | None, sample: float, *, version: str, instance: str) -> None:
         self._provider: TracerProvider | None = None
         self._tracer: trace.Tracer = NoOpTracer()
+        self._sample = sample
         if endpoint is not None:
             resource = Resource.create(
                 {"service.name": "sluiceway", "service.version": version, "service.instance.id": instance}
             )
-            self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(sample)))
+            # Whether a trace that begins here is recorded is decided before: the SDK takes 5 us to say no.
+            self._provider = TracerProvider(resource=resource, sampler=ParentBased(ALWAYS_ON))
             exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_WITHIN)
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
             self._tracer = self._provider.get_tracer("sluiceway", version)
 
-    def server_span(self, method: str, path: str, headers: Mapping[str, str]) -> Span:
-        """Start the span of a call, a child of the caller's where its headers say so."""
-        parent = _propagator.extract(headers)
+    def server_span(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Span:
+        """Start the span of a call, a child of the caller's where its headers (as ASGI gives them) say so."""
+        parent = Context()
+        told = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
+        if told:
+            parent = _propagator.extract(told, parent)
+        elif self._provider is None:
+            return INVALID_SPAN
+        elif clock.dice.random() >= self._sample:
+            return _unrecorded()
         span = self._tracer.start_span(f"{method} {path}", context=parent, kind=SpanKind.SERVER)
         if span.is_recording():
             span.set_attributes(
@@ -70,27 +91,28 @@ class Telemetry:
         return span
 
     def attempt_span(self, call: Span, api: API, candidate: Candidate, number: int, base_url: str) -> Span:
-        """Start the span of attempt `number` (from 1) of `call` at `candidate`."""
+        """Start the span of attempt `number` (from 1) of `call` at `candidate`; it is `call`, if that is unrecorded."""
+        if not call.is_recording():
+            return call
         operation = OPERATIONS[api]
         deployment = candidate.deployment
         span = self._tracer.start_span(
             f"{operation} {deployment.model}", context=trace.set_span_in_context(call, Context()), kind=SpanKind.CLIENT
         )
-        if span.is_recording():
-            address = urlsplit(base_url)
-            span.set_attributes(
-                {
-                    gen_ai.GEN_AI_OPERATION_NAME: operation,
-                    gen_ai.GEN_AI_PROVIDER_NAME: deployment.kind,
-                    gen_ai.GEN_AI_REQUEST_MODEL: deployment.model,
-                    server_attributes.SERVER_ADDRESS: address.hostname or "",
-                    server_attributes.SERVER_PORT: address.port or (443 if address.scheme == "https" else 80),
-                    "sluiceway.backend": deployment.backend,
-                    "sluiceway.attempt": number,
-                    "sluiceway.predicted_ttft": candidate.ttft,
-                    "sluiceway.rank": candidate.reason,
-                }
-            )
+        address = urlsplit(base_url)
+        span.set_attributes(
+            {
+                gen_ai.GEN_AI_OPERATION_NAME: operation,
+                gen_ai.GEN_AI_PROVIDER_NAME: deployment.kind,
+                gen_ai.GEN_AI_REQUEST_MODEL: deployment.model,
+                server_attributes.SERVER_ADDRESS: address.hostname or "",
+                server_attributes.SERVER_PORT: address.port or (443 if address.scheme == "https" else 80),
+                "sluiceway.backend": deployment.backend,
+                "sluiceway.attempt": number,
+                "sluiceway.predicted_ttft": candidate.ttft,
+                "sluiceway.rank": candidate.reason,
+            }
+        )
         return span
 
     async def close(self) -> None:
@@ -99,11 +121,20 @@ class Telemetry:
             await asyncio.to_thread(self._provider.shutdown)
 
 
-def propagate(span: Span) -> dict[str, str]:
-    """Return the W3C headers that make what they reach a child of `span`."""
-    headers: dict[str, str] = {}
-    _propagator.inject(headers, context=trace.set_span_in_context(span, Context()))
-    return headers
+def propagate(span: Span) -> list[tuple[bytes, bytes]]:
+    """Return the W3C headers that make what they reach a child of `span` (Trace Context, level 1, 3.2.2)."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return []
+    parent = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
+    state = context.trace_state.to_header() if context.trace_state else ""
+    return [(b"traceparent", parent), *([(b"tracestate", state.encode("latin-1"))] if state else [])]
+
+
+def _unrecorded() -> Span:
+    """Return the span of a trace that begins here and is not recorded; whoever sees its id records nothing either."""
+    ids = clock.dice.getrandbits(128) or 1, clock.dice.getrandbits(64) or 1
+    return NonRecordingSpan(SpanContext(*ids, is_remote=False))
 
 
 def usage_attributes(usage: Usage) -> Attributes:
@@ -116,12 +147,11 @@ def usage_attributes(usage: Usage) -> Attributes:
 
 
 def finish(span: Span, attributes: Attributes, *, status: int | None = None, error: str | None = None) -> None:
-    """Set what is known at the end of `span` and end it; `error` marks it failed."""
-    if span.is_recording():
-        if status is not None:
-            attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
-        if error is not None:
-            attributes[error_attributes.ERROR_TYPE] = error
-            span.set_status(Status(StatusCode.ERROR, error))
-        span.set_attributes(attributes)
+    """Set what is known at the end of a recorded `span` and end it; `error` marks it failed."""
+    if status is not None:
+        attributes[http_attributes.HTTP_RESPONSE_STATUS_CODE] = status
+    if error is not None:
+        attributes[error_attributes.ERROR_TYPE] = error
+        span.set_status(Status(StatusCode.ERROR, error))
+    span.set_attributes(attributes)
     span.end()

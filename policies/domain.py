@@ -117,9 +117,14 @@ class RoutingTerms(Struct, frozen=True):
 
 
 class Deadlines(Struct, frozen=True):
-    """Seconds a call may take in all, whatever its attempts."""
+    """Seconds a call may take in all, whatever its attempts.
+
+    `keep_alive`: seconds of silence after which a streaming caller is sent a comment, and again, until there is content
+    (None: never).
+    """
 
     total: float = 900.0
+    keep_alive: float | None = None
 
 
 class Model(Struct, frozen=True):

@@ -14,6 +14,7 @@ class FailureKind(StrEnum):
     """How an attempt went wrong; the value is its name in traces, metrics and logs."""
 
     CONNECT = "connect"
+    BUSY = "busy"
     SILENCE = "silence"
     STALL = "stall"
     DEADLINE = "deadline"
@@ -51,6 +52,7 @@ enough that a mended account is found without a restart."""
 
 MEANINGS: dict[FailureKind, Meaning] = {
     FailureKind.CONNECT: Meaning(elsewhere=True, ejects=True),
+    FailureKind.BUSY: Meaning(elsewhere=True),  # every connection that we may have there is taken: our own bound
     FailureKind.SILENCE: Meaning(elsewhere=True, ejects=True),
     FailureKind.STALL: Meaning(elsewhere=True, ejects=True),
     FailureKind.DEADLINE: Meaning(elsewhere=True),

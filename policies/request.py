@@ -35,8 +35,10 @@ _MODALITIES = {
     b"audio_url": "audio",
     b"file": "file",
 }
-_PART = re.compile(rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video)|file)"')
-_INLINED = re.compile(rb'"url"\s*:\s*"data:[^"]*"|"(?:data|file_data)"\s*:\s*"[^"]*"')
+_MARK = re.compile(
+    rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video)|file)"'  # a part that is no text
+    rb'|"url"\s*:\s*"data:|"(?:data|file_data)"\s*:\s*"'  # the beginning of one that is inlined
+)
 _PROMPTS: dict[API, tuple[str, ...]] = {
     "chat": ("messages", "tools", "functions", "response_format"),
     "completions": ("prompt", "suffix"),
@@ -82,8 +84,7 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
         raise _BadMemberError("stream_options", f"'stream_options' has more than {MOST_OPTIONS} bytes.")
     options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
     prompt = [bytes(members[name]) for name in _PROMPTS[api] if name in members]
-    media = _PART.findall(prompt[0]) if api == "chat" else []
-    inlined = sum(map(len, _INLINED.findall(prompt[0]))) if media else 0
+    media, inlined = _media(prompt[0]) if api == "chat" else ([], 0)
     limits = [_number(members, name, 0, MOST_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
     return InferenceRequest(
         api=api,
@@ -98,6 +99,20 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
         modalities=frozenset({"text", *(_MODALITIES[kind] for kind in media if kind in _MODALITIES)}),
         members=members,
     )
+
+
+def _media(prompt: bytes) -> tuple[list[bytes], int]:
+    """Return the kinds of a prompt's parts that are no text, and the bytes of those that are inlined."""
+    kinds: list[bytes] = []
+    inlined = at = 0
+    while (mark := _MARK.search(prompt, at)) is not None:
+        at = mark.end()
+        if mark[1] is not None:
+            kinds.append(mark[1])
+            continue
+        at = prompt.find(b'"', at) + 1 or len(prompt)  # over megabytes of base64 by `find`, a hundred times a regex
+        inlined += at - mark.start()
+    return kinds, inlined if kinds else 0
 
 
 def _member(members: dict[str, Raw], name: str, decoder: msgspec.json.Decoder[T], wanted: str) -> T | None:

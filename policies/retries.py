@@ -102,9 +102,9 @@ def verdict(tried: Sequence[tuple[Candidate, Failure]], remaining: float) -> Rej
         )
     if remaining <= 0:
         return Rejection(Reason.DEADLINE, f"No deployment answered within the call's deadline ({story}).")
-    if kinds == {FailureKind.RATE_LIMITED}:
+    if kinds <= {FailureKind.RATE_LIMITED, FailureKind.BUSY}:
         wait = min((f.retry_after for _, f in tried if f.retry_after is not None), default=1.0)
-        message = f"Every deployment is limiting its callers ({story})."
+        message = f"Every deployment has as many calls as it takes ({story})."
         return Rejection(Reason.OVERLOADED, message, retry_after_us=round(wait * 1_000_000))
     if kinds <= {FailureKind.CREDENTIALS, FailureKind.FORBIDDEN, FailureKind.MODEL_GONE}:
         return Rejection(Reason.UPSTREAM_REFUSED, f"The gateway's own access to this model is refused ({story}).")

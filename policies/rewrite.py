@@ -34,4 +34,8 @@ def _with_usage(options: Raw | None) -> Raw:
 
 
 def _join(members: dict[str, Raw]) -> bytes:
-    return b"{" + b",".join(b"%b:%b" % (_encode(name), value) for name, value in members.items()) + b"}"
+    """Write the members, copying each value once: one may be an image of megabytes."""
+    parts: list[bytes | Raw] = []
+    for name, value in members.items():
+        parts += (b",", _encode(name), b":", value)
+    return b"".join((b"{", *parts[1:], b"}"))

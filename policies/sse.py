@@ -1,8 +1,10 @@
 """Server-sent events as they pass: split, watched for what matters, and otherwise left alone.
 
-Law: bytes go out as they came, but for the usage event that only we asked for and a missing `[DONE]`. An event is
-decoded only while the stream is uncommitted, or where a prescan finds a word that matters; nothing is held once sent. A
-stream is committed by its first event with content, reasoning, a refusal, a tool delta or a finish_reason.
+Law: bytes go out as they came, but for the usage event that only we asked for, an error event that clients would not
+know for one, and a missing `[DONE]`; after an error or a `[DONE]` nothing more does. Where the network cuts a stream
+changes nothing. An event is decoded only while the stream is uncommitted, or where a prescan finds a word that matters;
+nothing is held once sent. A stream is committed by its first event with content, reasoning, a refusal, a tool delta or
+a finish_reason.
 Line ends may be CR, LF or CRLF, mixed, and split anywhere (WHATWG HTML, 9.2.5).
 """
 
@@ -14,20 +16,31 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from policies.domain import Usage
 
+EVENTS = "text/event-stream"
+"""The content type of a stream."""
+
 MAX_EVENT = 8 * 1024 * 1024
 """Bytes of one event beyond which a stream counts as broken."""
 
 DONE = b"data: [DONE]\n\n"
 
-_BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment that says nothing and shows that somebody is there."""
+
+_BOUNDARY = re.compile(rb"\r\n(?:\r\n|\n|\r(?!\n))|\n[\n\r]|\r\r")
+"""Two line ends. Only after a CRLF may a CR wait for its LF: the LF of any other one leads the next event."""
 _LONGEST_HALF = 3
 """Bytes of a boundary that may have waited for its last one."""
 
-_DATA = re.compile(rb"(?:^|[\r\n])\xef?\xbb?\xbf?data: ?([^\r\n]*)")
-_MATTERS = re.compile(rb'"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|"error"|\[DONE\]')
+_DATA = re.compile(rb"(?:^(?:\xef\xbb\xbf)?|[\r\n])data: ?([^\r\n]*)")
+_ERROR_NAME = re.compile(rb"(?:^(?:\xef\xbb\xbf)?|[\r\n])event: ?error[\r\n]")
+_MATTERS = re.compile(rb'"usage"\s*:(?!\s*null)|"finish_reason"\s*:(?!\s*null)|"error"|\[DONE\]')
 _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
-_CONTENT = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call")
+_CONTENT = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call", "audio")
 
+
+MOST_CHOICES = 128
+"""Choices of one answer whose own usage is kept apart; the OpenAI API allows no more."""
 
 MOST_TOKENS = 2**31
 """Tokens that an upstream may tell of one answer; more is nonsense and must not reach the books."""
@@ -39,6 +52,7 @@ class _Usage(Struct):
 
 
 class _Choice(Struct):
+    index: int | None = None
     delta: dict[str, Raw] | None = None
     text: str | None = None
     finish_reason: str | None = None
@@ -48,6 +62,7 @@ class _Event(Struct):
     choices: list[_Choice] | None = None
     usage: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
+    object: Raw | UnsetType = UNSET
 
 
 class _Answer(Struct):
@@ -67,67 +82,133 @@ class Splitter:
     """Cuts a byte stream into events, each with its blank line; what is unfinished waits in `rest`."""
 
     def __init__(self) -> None:
-        self.rest = b""
+        self.rest = bytearray()
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take in `chunk` and return the events it finished. Raises EventTooLargeError."""
-        buffer = self.rest + chunk if self.rest else chunk
+        waiting = len(self.rest)
+        buffer: bytes | bytearray = chunk
+        if waiting:
+            self.rest += chunk
+            buffer = self.rest
         events, start = [], 0
-        for boundary in _BOUNDARY.finditer(buffer, max(0, len(self.rest) - _LONGEST_HALF)):
+        for boundary in _BOUNDARY.finditer(buffer, max(0, waiting - _LONGEST_HALF)):
             if boundary.end() == len(buffer) and boundary.group() == b"\r\n\r":
                 break  # half of a second CRLF: its LF belongs to this event
-            events.append(buffer[start : boundary.end()])
+            events.append(bytes(buffer[start : boundary.end()]))
             start = boundary.end()
-        self.rest = buffer[start:]
+        if start or not waiting:
+            self.rest = bytearray(buffer[start:])
         if len(self.rest) > MAX_EVENT:
             raise EventTooLargeError(f"one event has more than {MAX_EVENT} bytes")
         return events
 
 
+class _Counter:
+    """What a stream has told of its tokens, added up; `total` is None until it tells any.
+
+    Beside a choice usage is that choice's, so far (vLLM's continuous usage, llama.cpp's completions). In an event of
+    its own it is everybody's, but where another choice ends after it, as with llama.cpp, who tells it once a choice.
+    """
+
+    def __init__(self) -> None:
+        self.total: Usage | None = None
+        self._choices: dict[int | None, int] = {}
+        self._ended = False
+        self._told = False
+        self._before = 0
+
+    def beside(self, index: int | None, told: Usage) -> None:
+        """Take in the usage that came with choice `index`."""
+        if index in self._choices or len(self._choices) < MOST_CHOICES:
+            self._choices[index] = told.completion_tokens
+        self._set(told.prompt_tokens, sum(self._choices.values()))
+
+    def apart(self, told: Usage) -> None:
+        """Take in the usage that came without a choice."""
+        self._told = True
+        self._set(told.prompt_tokens, self._before + told.completion_tokens)
+
+    def ended(self) -> None:
+        """Note that a choice ended; what was told since another one did was not of this one."""
+        if self._ended and self._told and self.total is not None:
+            self._before, self._told = self.total.completion_tokens, False
+        self._ended = True
+
+    def _set(self, prompt: int, completion: int) -> None:
+        self.total = Usage(prompt, min(MOST_TOKENS, completion), estimated=False)
+
+
 class Tap:
     """Watches one stream. Feed it what the upstream sent; it returns what the caller may have now.
 
-    `committed`: the caller may have seen something. `usage`: as told, the last one counts. `events`: those that carried
-    a choice. `finished`: a finish_reason came. `done`: `[DONE]` came. `error`: the data of an error event. `malformed`:
-    events whose data was not JSON, passed on.
+    `committed`: the caller may have seen something. `events`: those that carried content; once committed, those with
+    data, unless they had to be decoded. `finished`: a finish_reason came. `done`: `[DONE]` came. `error`: the data of
+    an error event; `error_shown`: every client knows it for one. `malformed`: events that were not JSON, passed on.
     """
 
     def __init__(self, *, withhold_usage: bool) -> None:
         self.committed = False
-        self.usage: Usage | None = None
         self.events = 0
         self.finished = False
         self.done = False
         self.error: bytes | None = None
+        self.error_shown = False
         self.malformed = 0
         self._withhold = withhold_usage
+        self._counter = _Counter()
         self._splitter = Splitter()
-        self._held: list[bytes] = []
+        self._held = bytearray()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the stream has told of its tokens."""
+        return self._counter.total
+
+    def over(self) -> bool:
+        """Say whether the stream has said its last word: nothing that follows is looked at."""
+        return self.done or self.error is not None
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take in `chunk`; return the bytes to send now. Raises EventTooLargeError."""
-        if self.committed and not self._splitter.rest and chunk.endswith(b"\n\n") and not _MATTERS.search(chunk):
+        """Take in `chunk`; return the bytes to send now, whole events. Raises EventTooLargeError."""
+        if self.over():
+            return b""
+        if self.committed and not self._splitter.rest and _says_little(chunk):
             self.events += chunk.count(b"\ndata:") + chunk.startswith(b"data:")
             return chunk
-        out = [event for event in self._splitter.feed(chunk) if self._watch(event)]
+        out = []
+        for event in self._splitter.feed(chunk):
+            if self._watch(event):
+                out.append(event)
+            if self.over():
+                break
+        return self._now(b"".join(out))
+
+    def end(self) -> bytes:
+        """Take in the upstream's end; return what its last event still owes, if only the blank line was missing."""
+        rest, malformed = bytes(self._splitter.rest), self.malformed
+        if self.over() or not rest.strip():
+            return b""
+        whole = rest + b"\n\n"
+        return self._now(whole) if self._watch(whole) and self.malformed == malformed else b""
+
+    def _now(self, ready: bytes) -> bytes:
+        """Return what of `ready`, and of what was held before it, may go out."""
         if self.committed:
-            ready, self._held = self._held + out, []
-            return b"".join(ready)
-        self._held += out
-        if sum(map(len, self._held)) > MAX_EVENT:
+            if self._held:
+                ready = bytes(self._held) + ready
+                self._held = bytearray()
+            return ready
+        self._held += ready
+        if len(self._held) > MAX_EVENT:
             raise EventTooLargeError(f"more than {MAX_EVENT} bytes came before anything that a caller could use")
         return b""
 
-    def end(self) -> bytes:
-        """Return what is still owed to the caller when the upstream has ended well: a last event, a `[DONE]`."""
-        rest = self._splitter.rest
-        tail = rest + b"\n\n" if rest.strip() and self._watch(rest) else b""
-        return tail if self.done else tail + DONE
-
     def _watch(self, event: bytes) -> bool:
         """Note what `event` says; False when it is ours alone and must not be passed on."""
-        if self.committed and not _MATTERS.search(event):
-            self.events += b"\ndata:" in event or event.startswith(b"data:")
+        failed = b"event:" in event and _ERROR_NAME.search(event) is not None
+        if self.committed and not failed and not _MATTERS.search(event):
+            self.events += _DATA.search(event) is not None
             return True
         data = b"\n".join(_DATA.findall(event))
         if not data:
@@ -135,26 +216,46 @@ class Tap:
         if data.strip() == b"[DONE]":
             self.done = True
             return True
+        if failed:
+            self.error = data
         try:
             seen = _decode_event(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.malformed += 1
-            return True
+            return not failed
         return self._note(seen, data)
 
     def _note(self, seen: _Event, data: bytes) -> bool:
-        if seen.error is not UNSET and bytes(seen.error) != b"null":
+        self.error_shown = seen.error is not UNSET and bytes(seen.error) not in _EMPTY
+        if self.error_shown or (seen.object is not UNSET and bytes(seen.object) == b'"error"'):
             self.error = data
-            return True
+        if self.error is not None:
+            return self.error_shown  # else clients take it for an answer without choices, and fall over it
         told = None if seen.usage is UNSET else _told(seen.usage)
-        self.usage = told or self.usage
         if not seen.choices:
+            if told is not None:
+                self._counter.apart(told)
             return not (self._withhold and told is not None)
-        self.events += any(_has_content(choice) for choice in seen.choices)
         for choice in seen.choices:
-            self.finished = self.finished or choice.finish_reason is not None
-            self.committed = self.committed or choice.finish_reason is not None or _has_content(choice)
+            if choice.finish_reason:
+                self.finished = True
+                self._counter.ended()
+        if told is not None:
+            self._counter.beside(seen.choices[0].index, told)
+        content = any(_has_content(choice) for choice in seen.choices)
+        self.events += content
+        self.committed = self.committed or content or self.finished
         return True
+
+
+def _says_little(chunk: bytes) -> bool:
+    """Say whether `chunk` is whole events of one line each, none with a word that matters."""
+    return (
+        chunk.endswith(b"\n\n")
+        and chunk.count(b"\n") == 2 * chunk.count(b"\n\n")
+        and b"\r" not in chunk
+        and not _MATTERS.search(chunk)
+    )
 
 
 def usage_of(answer: bytes) -> Usage | None:
@@ -182,6 +283,26 @@ def usage_in(tail: bytes) -> Usage | None:
 def error_event(body: bytes) -> bytes:
     """Write an error body as the last event of a stream."""
     return b"data: " + body + b"\n\n"
+
+
+def refusal_event(status: int, body: bytes) -> bytes:
+    """Write an upstream's own refusal as the last event of a stream: its `error` object, or what words it has in one.
+
+    The ways to say no are the engines': `error` (an object or text), `message`, `detail` (text or a list), `title`.
+    """
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = body.decode("utf-8", "replace").strip()
+    error = said.get("error") if isinstance(said, dict) else None
+    if not (isinstance(error, dict) and isinstance(error.get("message"), str)):
+        words = said
+        if isinstance(said, dict):
+            words = next((said[name] for name in ("error", "message", "detail", "title") if said.get(name)), said)
+        message = words if isinstance(words, str) else json.dumps(words)
+        error = {"message": message or f"The upstream answered {status}.", "type": "invalid_request_error"}
+        error |= {"param": None, "code": status}
+    return error_event(json.dumps({"error": error}).encode())
 
 
 def _told(usage: bytes | Raw) -> Usage | None:

@@ -37,7 +37,7 @@ DOORS = {
     "opentelemetry": ("gateway/telemetry.py",),
     "prometheus_client": ("gateway/metrics.py",),
     "litestar": ("gateway/api/", "gateway/app.py"),
-    "uvicorn": ("gateway/listener.py",),
+    "uvicorn": ("gateway/listener.py", "gateway/wire.py", "gateway/cycle.py"),
     "rich": ("gateway/cli/", "gateway/demo/"),
     "click": ("gateway/cli/",),
     "yaml": ("gateway/config/",),
@@ -48,9 +48,9 @@ DOORS = {
 """Each library and the only places that may import it."""
 
 RANKS = (
-    ("clock", "errors", "http", "logs", "store", "config"),
+    ("clock", "errors", "http", "logs", "store", "config", "forwarded", "tls"),
     ("identity", "ledger", "upstream", "telemetry", "metrics"),
-    ("intake", "listener", "reply", "relay", "services", "attempts"),
+    ("patience", "cycle", "intake", "connections", "wire", "listener", "reply", "relay", "services", "attempts"),
     ("exchange",),
     ("api",),
     ("app",),

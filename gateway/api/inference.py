@@ -1,7 +1,8 @@
 """The OpenAI routes: hot ones hand over to an Exchange, the model list answers by itself.
 
 Law: a hot route is a typed handler only so that it stands in the OpenAPI page and answers 405; it reads nothing of the
-request and returns the ASGI app that does.
+request and returns the ASGI app that does. `straight` takes a call that is plainly for one to that same app before any
+routing, which is a tenth of what a small call costs.
 """
 
 from typing import Any
@@ -10,15 +11,30 @@ from litestar import Router, get, post
 from litestar.connection import Request
 from litestar.params import FromPath
 from litestar.response import Response
-from litestar.types import ASGIApp
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import error_body, error_headers
 from gateway.exchange import Exchange, new_request_id
 from gateway.services import Services
-from policies.domain import Model
+from gateway.upstream.fleet import PATHS
+from policies.domain import API, Model
 from policies.rejections import Reason, Rejection
 
 OWNER = "sluiceway"
+
+
+HOT: dict[str, API] = {f"/v1{path}": api for api, path in PATHS.items()}
+"""The hot routes, by their whole path."""
+
+
+def straight(services: Services, rest: ASGIApp) -> ASGIApp:
+    """Return the app that serves the hot routes' calls itself and hands everything else to `rest`."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        api = HOT.get(scope["path"]) if scope.get("method") == "POST" else None
+        await (rest if api is None else Exchange(services, api))(scope, receive, send)
+
+    return app
 
 
 def inference_router(services: Services) -> Router:

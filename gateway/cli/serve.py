@@ -14,6 +14,7 @@ from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Settings
 from gateway.store.door import StoreDown
 from gateway.store.embedded import DataDirLocked
+from gateway.tls import CertificateError
 
 NOTHING = """\
 Nothing to serve: no backend is configured and no local engine answers on its usual port.
@@ -36,7 +37,7 @@ def command(config: Path | None, data_dir: Path | None) -> None:
         uvloop.run(_serve(settings, discover=config is None))
     except server.NothingToServeError:
         _fail(NOTHING)
-    except (OSError, StoreDown, DataDirLocked) as error:
+    except (OSError, StoreDown, DataDirLocked, CertificateError) as error:
         _fail(f"sluiceway cannot start: {error}")
 
 
@@ -54,6 +55,8 @@ def _settings(config: Path | None, data_dir: Path) -> Settings:
 async def _serve(settings: Settings, *, discover: bool) -> None:
     signals = server.Signals()
     running = await server.start(settings, discover=discover)
+    if settings.listen.tls is not None:
+        signals.on_hangup(running.renew)
     services = running.gateway.services
     click.echo(f"Sluiceway listens on {running.url} (operations: {running.operations_url})")
     click.echo(f"  backends: {', '.join(services.fleet.homes) or 'none'}")

@@ -12,6 +12,7 @@ from gateway.config.mistakes import At, shown
 from gateway.config.reading import keys_of, nearest
 from gateway.config.schema import FileRow, ModelRow, PlanRow, TeamRow
 from gateway.config.settings import STANDARD
+from gateway.tls import CertificateError, server_context
 
 Tell = Callable[[At, str, str], None]
 
@@ -19,11 +20,13 @@ Tell = Callable[[At, str, str], None]
 def check(file: FileRow, tell: Tell) -> None:
     """Tell every mistake that takes more than one setting to see."""
     _addresses(file, tell)
+    _tls(file, tell)
     _limits(file, tell)
     _backends(file, tell)
     models = file.models or {}
     for model in models.values():
         _deployments(file, model, tell)
+        _deadlines(model, tell)
     taken = model_names(models)
     _names(models, taken, tell)
     _fallbacks(models, taken, tell)
@@ -49,6 +52,17 @@ def _addresses(file: FileRow, tell: Tell) -> None:
         tell(at, f"port {file.listen.port} is both the callers' and the operations' port", "choose another port")
 
 
+def _tls(file: FileRow, tell: Tell) -> None:
+    """Tell a certificate that cannot be served: no caller could connect."""
+    tls = file.listen.tls
+    if tls is None or not (tls.given("cert") and tls.given("key")):
+        return
+    try:
+        server_context(tls.cert, tls.key)
+    except CertificateError as error:
+        tell(tls.spot(error.setting), error.message, error.remedy)
+
+
 def _limits(file: FileRow, tell: Tell) -> None:
     """Tell a body limit beyond the room for all bodies."""
     limits = file.limits
@@ -58,8 +72,10 @@ def _limits(file: FileRow, tell: Tell) -> None:
 
 
 def _backends(file: FileRow, tell: Tell) -> None:
-    """Tell a hosted backend without a key: it would serve nobody."""
+    """Tell a hosted backend without a key, which would serve nobody, and authorities for one without TLS."""
     for backend in file.backends.values():
+        if "ca" in backend.lines and backend.base_url.startswith("http://"):
+            tell(backend.spot("ca"), "does nothing: base_url has no TLS", "write https:// there, or remove the line")
         if backend.kind == "nvidia" and "api_key" not in backend.lines:
             tell(
                 backend.spot("api_key"),
@@ -78,6 +94,14 @@ def _deployments(file: FileRow, model: ModelRow, tell: Tell) -> None:
         if all(place) and place in lines:
             tell(row.at, f"is the same deployment as the one on line {lines[place]}", "remove one of them")
         lines.setdefault(place, row.at.line)
+
+
+def _deadlines(model: ModelRow, tell: Tell) -> None:
+    """Tell keep-alives that would begin when the call is over."""
+    row = model.deadlines
+    if not row.wrong & {"keep_alive", "total"} and row.keep_alive is not None and row.keep_alive >= row.total:
+        why = f"is not below the call's own deadline (total, {row.total:g} s)"
+        tell(row.spot("keep_alive"), why, "make it smaller, or remove the line")
 
 
 def _names(models: dict[str, ModelRow], taken: dict[str, str], tell: Tell) -> None:

@@ -4,6 +4,7 @@ Law: rows come here only when nothing is wrong with them, so nothing is checked 
 depends on another setting is applied here, and names become the things they name.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 
 from gateway.config.checks import model_names
@@ -18,6 +19,7 @@ from gateway.config.settings import (
     Settings,
     StoreSettings,
     Telemetry,
+    Tls,
     default_price,
 )
 from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
@@ -32,7 +34,7 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
     taken = model_names(file.models or {})
     return Settings(
         listen=_listen(file.listen),
-        operations=_listen(file.operations),
+        operations=Listen(host=file.operations.host, port=file.operations.port),
         admin_key=file.admin_key,
         store=StoreSettings(url=file.store.url, data_dir=file.store.data_dir or folder / DEFAULT_DATA_DIR),
         limits=Limits(
@@ -40,9 +42,19 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
             buffered_total=file.limits.buffered_total,
             open_calls=file.limits.open_calls,
             body_deadline=file.limits.body_deadline,
+            connections=file.limits.connections,
+            connections_per_address=file.limits.connections_per_address,
         ),
         backends=tuple(
-            Backend(name=name, kind=row.kind, base_url=row.base_url, api_key=row.api_key, transport=row.transport)
+            Backend(
+                name=name,
+                kind=row.kind,
+                base_url=row.base_url,
+                api_key=row.api_key,
+                transport=row.transport,
+                ca=row.ca,
+                max_connections=row.max_connections,
+            )
             for name, row in file.backends.items()
         ),
         models=None if file.models is None else tuple(_model(name, file, taken) for name in file.models),
@@ -60,8 +72,13 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
 
 
 def _listen(row: ListenRow) -> Listen:
-    """Return an address to listen on."""
-    return Listen(host=row.host, port=row.port)
+    """Return the callers' address."""
+    return Listen(
+        host=row.host,
+        port=row.port,
+        tls=None if row.tls is None else Tls(cert=row.tls.cert, key=row.tls.key),
+        trusted_proxies=tuple(ip_network(item.name) for item in row.trusted_proxies),
+    )
 
 
 def _carried(name: str | None, plans: dict[str, Plan]) -> Plan | None:
@@ -98,7 +115,7 @@ def _model(name: str, file: FileRow, taken: dict[str, str]) -> Model:
             value_of_time=row.routing.value_of_time,
             max_attempts=row.routing.max_attempts,
         ),
-        deadlines=Deadlines(total=row.deadlines.total),
+        deadlines=Deadlines(total=row.deadlines.total, keep_alive=row.deadlines.keep_alive),
     )
 
 

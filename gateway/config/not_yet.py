@@ -4,8 +4,9 @@ Law: a limit that is not kept is never accepted. Each name goes away with the ch
 """
 
 NOT_YET: dict[str, frozenset[str]] = {
-    "the file": frozenset({"trusted_proxies", "transport"}),
-    "a listen address": frozenset({"tls", "trusted_proxies", "transport"}),
+    "the file": frozenset({"transport"}),
+    "a listen address": frozenset({"transport"}),
+    "the operations address": frozenset({"tls", "trusted_proxies", "transport"}),
     "a backend": frozenset({"max_in_flight"}),
     "an organization": frozenset({"time_zone"}),
     "a plan": frozenset(

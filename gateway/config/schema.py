@@ -29,6 +29,15 @@ _RATE = values.whole(1, MOST // MINUTE_US, "a whole number, as far as the ledger
 _PRICE = values.usd(amounts.pico_dollars, 10_000, "per million tokens")
 
 
+class TlsRow(Row, frozen=True, kw_only=True):
+    """`listen.tls`: PEM files; SIGHUP reads them anew."""
+
+    NOUN: ClassVar[str] = "TLS"
+
+    cert: Annotated[Path, Key(values.path, "add the file of the certificate chain, our own first")] = Path()
+    key: Annotated[Path, Key(values.path, "add the file of the certificate's key")] = Path()
+
+
 class ListenRow(Row, frozen=True, kw_only=True):
     """`listen`: the callers' address."""
 
@@ -36,11 +45,18 @@ class ListenRow(Row, frozen=True, kw_only=True):
 
     host: Annotated[str, Key(values.host)] = "127.0.0.1"
     port: Annotated[int, Key(values.whole(1, 65535, "a port"))] = 8600
+    tls: Annotated[TlsRow | None, Key(section(TlsRow))] = None
+    trusted_proxies: Annotated[
+        tuple[Item, ...], Key(words(values.network, "add a proxy's address, or remove the line"))
+    ] = ()
 
 
-class OperationsRow(ListenRow, frozen=True, kw_only=True):
+class OperationsRow(Row, frozen=True, kw_only=True):
     """`operations`: the address of probes and metrics."""
 
+    NOUN: ClassVar[str] = "the operations address"
+
+    host: Annotated[str, Key(values.host)] = "127.0.0.1"
     port: Annotated[int, Key(values.whole(1, 65535, "a port"))] = 8601
 
 
@@ -55,7 +71,7 @@ class StoreRow(Row, frozen=True, kw_only=True):
 
 
 class LimitsRow(Row, frozen=True, kw_only=True):
-    """`limits`: bytes, calls and seconds."""
+    """`limits`: bytes, calls, connections and seconds. The seconds for a body grow by one for each 64 KiB that came."""
 
     NOUN: ClassVar[str] = "limits"
 
@@ -63,6 +79,8 @@ class LimitsRow(Row, frozen=True, kw_only=True):
     buffered_total: Annotated[int, Key(values.size(_BYTES))] = Limits().buffered_total
     open_calls: Annotated[int, Key(values.whole(1, 1_000_000, "calls"))] = Limits().open_calls
     body_deadline: Annotated[float, Key(values.decimal("0.1", _DAY, "seconds"))] = Limits().body_deadline
+    connections: Annotated[int, Key(values.whole(1, 1_000_000, "connections"))] = Limits().connections
+    connections_per_address: Annotated[int | None, Key(values.whole(1, 1_000_000, "connections"))] = None
 
 
 class BackendRow(Row, frozen=True, kw_only=True):
@@ -74,6 +92,8 @@ class BackendRow(Row, frozen=True, kw_only=True):
     base_url: Annotated[str, Key(values.web_url, "add the engine's URL, such as http://127.0.0.1:8000/v1")] = ""
     api_key: Annotated[str | None, Key(values.secret)] = None
     transport: Annotated[str, Key(values.one_of(TRANSPORTS))] = "pooled"
+    ca: Annotated[Path | None, Key(values.authorities)] = None
+    max_connections: Annotated[int | None, Key(values.whole(1, 65_535, "connections"))] = None
 
 
 class PriceRow(Row, frozen=True, kw_only=True):
@@ -117,6 +137,7 @@ class DeadlinesRow(Row, frozen=True, kw_only=True):
     NOUN: ClassVar[str] = "deadlines"
 
     total: Annotated[float, Key(values.decimal("1", _DAY, "seconds"))] = Deadlines().total
+    keep_alive: Annotated[float | None, Key(values.decimal("1", _DAY, "seconds"))] = Deadlines().keep_alive
 
 
 _SOME_DEPLOYMENT = "add at least one `{backend: NAME, model: NAME}`"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
+from gateway.forwarded import Network
 from policies.domain import Meter, MeterKind, Model, Plan, Price
 
 KINDS = ("openai", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "transformers")
@@ -55,11 +56,20 @@ class Discreet(Struct, frozen=True):
         return f"{type(self).__name__}({fields})"
 
 
+class Tls(Struct, frozen=True):
+    """PEM files: a certificate chain, our own first, and its key."""
+
+    cert: Path
+    key: Path
+
+
 class Listen(Struct, frozen=True):
-    """One address to listen on."""
+    """One address to listen on. `tls` None: plain. `trusted_proxies`: whose word is taken for callers' addresses."""
 
     host: str
     port: int
+    tls: Tls | None = None
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 class StoreSettings(Discreet, frozen=True):
@@ -73,16 +83,25 @@ class StoreSettings(Discreet, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What one gateway takes on: bytes of one body and of all bodies together, open calls, seconds to send a body."""
+    """What one gateway takes on: bytes of one body and of all bodies together, open calls, callers' connections.
+
+    `body_deadline`: seconds to send a body, to which what has come of it adds (`gateway/intake.py`). `connections` is
+    lowered at start to what file descriptors allow; `connections_per_address` None: one address may hold them all.
+    """
 
     body: int = 32 << 20
     buffered_total: int = 512 << 20
     open_calls: int = 20_000
     body_deadline: float = 30.0
+    connections: int = 25_000
+    connections_per_address: int | None = None
 
 
 class Backend(Discreet, frozen=True):
-    """One place that serves models. `base_url` ends without a slash; `api_key` is its credential, if it wants one."""
+    """One place that serves models. `base_url` ends without a slash; `api_key` is its credential, if it wants one.
+
+    `ca`: a PEM file of the only authorities trusted for it (None: the usual ones). `max_connections`: None, no bound.
+    """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
@@ -91,6 +110,8 @@ class Backend(Discreet, frozen=True):
     base_url: str
     api_key: str | None = None
     transport: str = "pooled"
+    ca: Path | None = None
+    max_connections: int | None = None
 
 
 class Telemetry(Struct, frozen=True):

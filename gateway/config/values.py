@@ -5,9 +5,10 @@ and credentials are never shown in a message, since either may hold a secret.
 """
 
 import re
+import ssl
 from collections.abc import Callable, Collection
 from decimal import Decimal
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -97,12 +98,40 @@ def host(reading: Reading, node: yaml.Node, _at: At) -> str:
     return word.text
 
 
+def network(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read an address, or a range of them in CIDR notation."""
+    word = reading.word(node)
+    remedy = "write an address or a range such as 10.0.0.0/8 or fd00::/8, without bits beyond its length"
+    try:
+        ip_network(word.text)
+    except ValueError:
+        raise MisreadError(f"{word.shown} is no range of addresses", remedy) from None
+    return word.text
+
+
 def path(reading: Reading, node: yaml.Node, at: At) -> Path:
     """Read a path; a relative one starts at the file's folder."""
     name = text(reading, node, at)
     if name.startswith("~"):
         raise MisreadError("begins with ~, which means nothing here", "write ${HOME} in its place")
     return reading.folder / name
+
+
+def authorities(reading: Reading, node: yaml.Node, at: At) -> Path:
+    """Read the path of a PEM file with at least one certificate."""
+    source = path(reading, node, at)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(source)
+    except ssl.SSLError:
+        message = f"its file {source} holds no certificates"
+    except OSError as error:
+        message = f"its file {source} cannot be read: {error.strerror}"
+    else:
+        if context.cert_store_stats()["x509"]:
+            return source
+        message = f"its file {source} holds no certificates"
+    raise MisreadError(message, "name a readable PEM file with the certificate of each authority to trust")
 
 
 def web_url(reading: Reading, node: yaml.Node, _at: At) -> str:

@@ -7,17 +7,20 @@ from gateway.app import Gateway
 from gateway.config.loading import HOSTED_URL
 from gateway.config.settings import Backend
 from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.fleet import Home
 from gateway.upstream.listing import models_of
 
 
 async def join_hosted(gateway: Gateway, api_key: str, base_url: str = HOSTED_URL) -> int | None:
     """Serve what the hosted endpoint lists, each model under its own id; return how many, None if it did not answer."""
     backend = Backend("hosted", "nvidia", base_url, api_key)
-    listing = await models_of(backend)
+    home = Home(backend)
+    listing = await models_of(home)
     if isinstance(listing, str):
+        await home.transport.aclose()
         return None
     services = gateway.services
-    services.fleet.add(backend)
+    services.fleet.homes[backend.name] = home
     known = {model.name for model in services.catalog.models}
     joined = [model for model in listed({backend.name: listing}, [backend]).models if model.name not in known]
     services.catalog = Catalog([*services.catalog.models, *joined])

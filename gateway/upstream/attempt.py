@@ -6,14 +6,11 @@ upstream connection at once unless the answer was read to its end. Everything th
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
-
-import httpx
 
 from gateway import clock
+from gateway.upstream.connection import Headers
 from gateway.upstream.fleet import Home, Ticket
-from gateway.upstream.transport import ERRORS, failure_of, timeouts
+from gateway.upstream.transport import ERRORS, Answer, failure_of
 from policies.domain import API, Candidate
 from policies.failures import Failure, FailureKind, classify
 
@@ -65,42 +62,34 @@ class Attempt:
         self.first_at = 0.0
         self.written = False
         self.done = False
-        self._response: httpx.Response | None = None
-        self._answer: AsyncIterator[bytes] | None = None
+        self._answer: Answer | None = None
 
-    async def open(self, api: API, body: bytes, headers: dict[str, str]) -> None:
+    async def open(self, api: API, body: bytes, headers: Headers) -> None:
         """Send `body` and wait for the answer's head. Raises AttemptFailed for anything but a 2xx without a coding."""
-        request = httpx.Request(
-            "POST",
-            self.home.urls[api],
-            headers=[*self.home.headers, *headers.items()],
-            content=body,
-            extensions={**timeouts(), "trace": self._note},
-        )
         try:
-            response = await self.home.transport.handle_async_request(request)
+            answer = await self.home.transport.post(
+                self.home.urls[api], [*self.home.headers, *headers], body, self._begin
+            )
         except ERRORS as error:
             raise AttemptFailed(failure_of(error)) from error
-        if not isinstance(response.stream, httpx.AsyncByteStream):
-            raise TypeError("an upstream transport answers with an async stream")
-        self._response = response
-        self._answer = aiter(response.stream)
-        self.status = response.status_code
-        told = response.headers.get("content-type", "application/json")
-        self.content_type = told if told.isascii() else "application/octet-stream"
+        self._answer = answer
+        self.status = answer.status
+        told = dict(answer.headers)
+        content_type = told.get(b"content-type", b"application/json")
+        self.content_type = content_type.decode() if content_type.isascii() else "application/octet-stream"
         if not 200 <= self.status < 300:
-            raise await self._refused(response)
-        coding = response.headers.get("content-encoding", "identity")
-        if coding != "identity":
-            raise AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered in {coding} though identity was asked"))
+            raise await self._refused(told.get(b"retry-after"))
+        coding = told.get(b"content-encoding", b"identity")
+        if coding != b"identity":
+            raise AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered in {coding!r} though identity was asked"))
 
-    async def _refused(self, response: httpx.Response) -> AttemptFailed:
+    async def _refused(self, retry_after: bytes | None) -> AttemptFailed:
         body = bytearray()
         while len(body) <= ERROR_BODY and (chunk := await self.read()) is not None:
             body += chunk
         if self.status < 400:
             return AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered {self.status} to a POST", self.status))
-        failure = classify(self.status, bytes(body), response.headers.get("retry-after"))
+        failure = classify(self.status, bytes(body), None if retry_after is None else retry_after.decode("latin-1"))
         return AttemptFailed(failure, Passed(self.status, self.content_type, bytes(body)))
 
     async def read(self) -> bytes | None:
@@ -108,7 +97,7 @@ class Attempt:
         if self._answer is None:
             raise RuntimeError("an attempt is read after it was opened")
         try:
-            return await anext(self._answer, None)
+            return await self._answer.read()
         except ERRORS as error:
             raise AttemptFailed(failure_of(error)) from error
 
@@ -133,20 +122,21 @@ class Attempt:
     def close(self) -> None:
         """Give the load back and close the upstream connection, without waiting for it."""
         self.ticket.close()
-        if self._response is not None:
-            clock.spawn(_close(self._response, self._answer if self.done else None), "close-upstream")
+        if self._answer is None:
+            return
+        if self.done and not self._answer.ended:
+            clock.spawn(_last_words(self._answer), "last-words-of-an-upstream")
+        else:
+            self._answer.close()
 
-    async def _note(self, event: str, _: dict[str, Any]) -> None:
-        """Take the transport's word that the request is being written."""
-        self.written = self.written or event.endswith("send_request_headers.started")
+    def _begin(self) -> None:
+        self.written = True
 
 
-async def _close(response: httpx.Response, rest: AsyncIterator[bytes] | None) -> None:
-    """Close; an answer that is done is read to its end first, so that its connection can be used again."""
+async def _last_words(answer: Answer) -> None:
+    """Read an answer that is done to its end, so that its connection can be used again."""
     with contextlib.suppress(*ERRORS, TimeoutError):  # what it says on the way out concerns nobody
-        if rest is not None:
-            async with asyncio.timeout(LAST_WORDS):
-                async for _ in rest:
-                    pass
-    with contextlib.suppress(*ERRORS):
-        await response.aclose()
+        async with asyncio.timeout(LAST_WORDS):
+            while await answer.read() is not None:
+                pass
+    answer.close()

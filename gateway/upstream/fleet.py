@@ -127,15 +127,16 @@ class Home:
         self.dialect = DIALECTS[backend.kind]
         # Parsed once: httpx takes 30 us for it, a tenth of a small call.
         self.urls = {api: httpx.URL(backend.base_url + path) for api, path in PATHS.items()}
-        self.transport: httpx.AsyncBaseTransport = open_transport(backend.transport)
-        self.headers: list[tuple[str, str]] = [
-            ("accept-encoding", "identity"),
-            ("content-type", "application/json"),
-            ("user-agent", "sluiceway"),
-            *self.dialect.headers,
+        self.transport = open_transport(backend)
+        self.headers: list[tuple[bytes, bytes]] = [
+            (b"host", self.urls["chat"].netloc),
+            (b"accept-encoding", b"identity"),
+            (b"content-type", b"application/json"),
+            (b"user-agent", b"sluiceway"),
+            *((name.encode(), value.encode()) for name, value in self.dialect.headers),
         ]
         if backend.api_key is not None:
-            self.headers.append(("authorization", f"Bearer {backend.api_key}"))
+            self.headers.append((b"authorization", b"Bearer " + backend.api_key.encode()))
 
 
 class Fleet:

@@ -3,14 +3,20 @@
 Law: only free questions are asked; an answer that carries `x-sluiceway-config` comes from a gateway, never a backend.
 """
 
+import asyncio
+
 import httpx
 import msgspec
 from msgspec import Struct
 
 from gateway.config.settings import Backend
 from gateway.http import cold_client
+from gateway.upstream.fleet import Home
 
 OURS = "x-sluiceway-config"
+
+PATIENCE = 10.0
+"""Seconds that a backend gets to list its models."""
 
 USUAL_PORTS = (8000, 30000, 8080, 8081, 1234)
 """Where vLLM, SGLang, llama.cpp, a second engine and LM Studio listen unless told otherwise."""
@@ -45,12 +51,16 @@ class _Listing(Struct):
 _decode = msgspec.json.Decoder(_Listing).decode
 
 
-async def models_of(backend: Backend) -> list[Listed] | str:
-    """Return the models that `backend` lists, or why it could not be asked."""
+async def models_of(home: Home) -> list[Listed] | str:
+    """Return the models that a backend lists, asked the way its calls go, or why it could not be asked."""
+    backend = home.backend
     headers = {} if backend.api_key is None else {"authorization": f"Bearer {backend.api_key}"}
+    client = httpx.AsyncClient(transport=home.transport, trust_env=False)  # not closed: that would close the transport
     try:
-        async with cold_client(timeout=10.0) as client:
+        async with asyncio.timeout(PATIENCE):
             answer = await client.get(f"{backend.base_url}/models", headers=headers)
+    except TimeoutError:
+        return f"GET /models was not answered within {PATIENCE:g} s"
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     if OURS in answer.headers:

@@ -1,12 +1,15 @@
-"""The connections to one origin: opened when needed, used again while they are fresh.
+"""The connections to one origin: opened when needed, used again while they are fresh, never more than allowed.
 
 Law: last in, first out, so that a falling load lets the rest go idle and expire; one that has been idle for
-`KEEP_ALIVE` is closed before its upstream would close it. A connection is either here or with exactly one call.
+`KEEP_ALIVE` is closed before its upstream would close it. A connection is either here or with exactly one call. Who
+finds them all taken waits; what comes free goes to the one who has waited longest, in one step, and nobody overtakes.
 """
 
 import asyncio
+import errno
+import math
 import ssl
-from collections import deque
+from collections import OrderedDict, deque
 
 import httpx
 
@@ -16,77 +19,138 @@ from gateway.upstream.connection import Connection
 KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the 5 s after which uvicorn-based engines close it themselves."""
 
+OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+"""Our own shortage, which says nothing of any upstream."""
+
 
 class Pool:
-    """Connections to `host`:`port`, over TLS where `tls` is given (SNI and verification by `host`)."""
+    """At most `most` connections to `host`:`port`, over TLS where `tls` is given (SNI and verification by `host`).
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    `open`: connections that are open, being opened, or promised to somebody who waits.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, most: int | None = None) -> None:
+        self.open = 0
         self._host = host
         self._port = port
         self._tls = tls
+        self._most = math.inf if most is None else most
         self._idle: deque[tuple[float, Connection]] = deque()
+        self._queue: OrderedDict[asyncio.Future[Connection | None], None] = OrderedDict()
         self._expiry: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def __len__(self) -> int:
         """Return how many connections are idle."""
         return len(self._idle)
 
-    async def take(self, connect_within: float) -> Connection:
-        """Return a connection: the one given back last, or a new one within those seconds.
+    async def take(self, within: float) -> Connection:
+        """Return a connection: the one given back last, or a new one, each step of the way within those seconds.
 
-        Raises httpx.ConnectError or httpx.ConnectTimeout.
+        Raises httpx.PoolTimeout where all were taken for that long or this gateway may open no more files,
+        httpx.ConnectError or httpx.ConnectTimeout.
         """
         while self._idle:
             _, connection = self._idle.pop()
             if connection.usable:
                 return connection
-        return await self.open(connect_within)
+            self._drop(connection)
+        if self.open < self._most:
+            self.open += 1
+        else:
+            handed = await self._turn(within)
+            if handed is not None:
+                if handed.usable:
+                    return handed
+                handed.abort()
+        return await self._connect(within)
 
-    async def open(self, connect_within: float) -> Connection:
-        """Return a new connection. Raises httpx.ConnectError or httpx.ConnectTimeout."""
-        connection: Connection | None = None
-
-        def made() -> Connection:
-            nonlocal connection
-            connection = Connection()
-            return connection
-
-        try:
-            async with asyncio.timeout(connect_within):
-                name = self._host if self._tls is not None else None
-                _, connected = await asyncio.get_running_loop().create_connection(
-                    made, self._host, self._port, ssl=self._tls, server_hostname=name
-                )
-        except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"no connection within {connect_within:g} s") from error
-        except OSError as error:
-            raise httpx.ConnectError(str(error)) from error
-        except asyncio.CancelledError:
-            if connection is not None:  # it may have been made in the very moment in which the caller left
-                connection.abort()
-            raise
-        return connected
+    async def replace(self, connection: Connection, within: float) -> Connection:
+        """Return a new connection in the place of a broken one. Raises httpx.ConnectError or httpx.ConnectTimeout."""
+        connection.abort()
+        return await self._connect(within)
 
     def give(self, connection: Connection) -> None:
-        """Take back a connection that is fit for another request."""
-        self._idle.append((clock.monotonic(), connection))
-        if self._expiry is None:
-            self._expiry = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._expire)
+        """Take back a connection whose call is over; where it may not carry another one it is closed."""
+        self._pass_on(connection if connection.finish() else None)
 
     def close(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection, and from now on those that are given back."""
+        self._closed = True
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
         while self._idle:
-            self._idle.pop()[1].abort()
+            self._drop(self._idle.pop()[1])
+
+    async def _turn(self, within: float) -> Connection | None:
+        """Wait for what comes free: a connection, or (None) the place of one. Raises httpx.PoolTimeout."""
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._queue[turn] = None
+        try:
+            async with asyncio.timeout(within):
+                return await turn
+        except BaseException as error:
+            self._queue.pop(turn, None)
+            if turn.done() and not turn.cancelled():  # it was handed over in the very moment of leaving
+                self._pass_on(turn.result())
+            if isinstance(error, TimeoutError):
+                raise httpx.PoolTimeout(f"all {self._most} connections were taken for {within:g} s") from error
+            raise
+
+    def _pass_on(self, free: Connection | None) -> None:
+        """Hand a connection, or the place of one that is gone, to who has waited longest; else keep it."""
+        while self._queue:
+            turn, _ = self._queue.popitem(last=False)
+            if not turn.done():
+                turn.set_result(free)
+                return
+        if free is None:
+            self.open -= 1
+        elif self._closed:
+            self._drop(free)
+        else:
+            self._idle.append((clock.monotonic(), free))
+            if self._expiry is None:
+                self._expiry = asyncio.get_running_loop().call_later(KEEP_ALIVE, self._expire)
+
+    async def _connect(self, within: float) -> Connection:
+        """Return a new connection in a place that is held for it, and leave the place if there is none."""
+        made: list[Connection] = []
+
+        def make() -> Connection:
+            made.append(Connection())
+            return made[-1]
+
+        try:
+            async with asyncio.timeout(within):
+                name = self._host if self._tls is not None else None
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    make, self._host, self._port, ssl=self._tls, server_hostname=name
+                )
+        except BaseException as error:
+            for connection in made:  # it may be there in the very moment in which the caller left
+                connection.abort()
+            self._pass_on(None)
+            if isinstance(error, TimeoutError):
+                raise httpx.ConnectTimeout(f"no connection within {within:g} s") from error
+            if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
+                raise httpx.PoolTimeout(f"this gateway may open no more files: {error}") from error
+            if isinstance(error, OSError | UnicodeError):  # a name that no resolver takes is the latter
+                raise httpx.ConnectError(str(error)) from error
+            raise
+        return connection
+
+    def _drop(self, connection: Connection) -> None:
+        self.open -= 1
+        connection.abort()
 
     def _expire(self) -> None:
         """Close what has been idle for too long; the oldest stand in front."""
         self._expiry = None
         now = clock.monotonic()
         while self._idle and (now - self._idle[0][0] >= KEEP_ALIVE or not self._idle[0][1].usable):
-            self._idle.popleft()[1].abort()
+            self._drop(self._idle.popleft()[1])
         if self._idle:
             wait = KEEP_ALIVE - (now - self._idle[0][0])
             self._expiry = asyncio.get_running_loop().call_later(wait, self._expire)

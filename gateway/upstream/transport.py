@@ -1,20 +1,25 @@
-"""How a backend is reached: an `httpx.AsyncBaseTransport`, and its errors as our closed set.
+"""How a backend is reached: an `httpx.AsyncBaseTransport` that can also `post`, and its errors as our closed set.
 
-Law: httpx is the seam, not the engine: requests are handed to a transport directly, never to an `AsyncClient`. Ours is
-a pool of httptools connections; stock httpx stays behind the same seam, for a corporate proxy say. A request goes out a
-second time only where the connection was an old one, its upstream closed it within `STALE` of our writing, and not one
-byte of an answer came: that is an idle connection's end crossing our request, which nobody has then read.
+Law: httpx is the seam, not the engine. Ours is a pool of httptools connections; stock httpx stays beside it, for a
+corporate proxy say. What is cold asks through an httpx client as ever; a call is posted, without httpx's Request and
+Response, which would be a seventh of what a small call costs. A request goes out a second time only where the
+connection was an old one, its upstream closed it within `STALE` of our writing, and not one byte of an answer came:
+that is an idle connection's end crossing our request, which nobody has then read.
 Whatever a transport raises becomes one `Failure` here and nowhere else, most specific first.
 """
 
+import contextlib
 import ssl
-from collections.abc import AsyncIterator
-from functools import cache
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from gateway import clock
-from gateway.upstream.connection import Connection
+from gateway.config.settings import Backend
+from gateway.http import trusting
+from gateway.upstream.connection import Connection, Headers
 from gateway.upstream.pool import KEEP_ALIVE, Pool
 from policies.failures import Failure, FailureKind
 from policies.retries import CONNECT
@@ -25,6 +30,7 @@ STALE = 0.05
 _KINDS: tuple[tuple[type[Exception], FailureKind], ...] = (
     (httpx.ConnectTimeout, FailureKind.CONNECT),
     (httpx.ConnectError, FailureKind.CONNECT),
+    (httpx.PoolTimeout, FailureKind.BUSY),
     (httpx.TimeoutException, FailureKind.SILENCE),
     (httpx.RemoteProtocolError, FailureKind.TRUNCATED),
     (httpx.ProtocolError, FailureKind.PROTOCOL),
@@ -37,18 +43,46 @@ ERRORS: tuple[type[Exception], ...] = tuple(cause for cause, _ in _KINDS)
 """What a transport may raise."""
 
 
-def open_transport(kind: str = "pooled") -> httpx.AsyncBaseTransport:
-    """Return the transport of one backend: `pooled`, else stock `httpx`."""
-    if kind == "pooled":
-        return PooledTransport()
-    # Connections without bound, so that httpx's pool never scans for a victim.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE)
-    return httpx.AsyncHTTPTransport(limits=limits, retries=0, trust_env=True)
+Written = Callable[[], None]
+"""Called when a request is about to be written: from then on the upstream may work on it."""
 
 
-def timeouts() -> dict[str, dict[str, float | None]]:
-    """Return the request extension that bounds connecting; all other waiting is bounded by the attempt."""
-    return {"timeout": {"connect": CONNECT, "read": None, "write": None, "pool": None}}
+class Answer(Protocol):
+    """An upstream's answer, whose head is here. Read it to its end or close it.
+
+    `headers`: names in lower case.
+    """
+
+    status: int
+    headers: Headers
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has come."""
+
+    async def read(self) -> bytes | None:
+        """Return the next bytes, None at the end. Raises `ERRORS`."""
+
+    def close(self) -> None:
+        """Be done with it; if not all of it has come, its connection is closed at once."""
+
+
+def open_transport(backend: Backend) -> "PooledTransport | StockTransport":
+    """Return the transport of a backend, of the kind that it asks for."""
+    if backend.transport == "pooled":
+        return PooledTransport(trusting(backend.ca), backend.max_connections)
+    # Idle connections without bound, so that httpx's pool never scans for a victim.
+    limits = httpx.Limits(
+        max_connections=backend.max_connections, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE
+    )
+    proxy = _proxy_to(httpx.URL(backend.base_url))
+    return StockTransport(verify=trusting(backend.ca), limits=limits, retries=0, proxy=proxy)
+
+
+def _proxy_to(url: httpx.URL) -> str | None:
+    """Return the proxy that the environment names for `url`: only httpx's own client would look for it itself."""
+    proxies = getproxies()
+    return None if proxy_bypass(url.host) else proxies.get(url.scheme) or proxies.get("all")
 
 
 def failure_of(error: Exception) -> Failure:
@@ -57,88 +91,164 @@ def failure_of(error: Exception) -> Failure:
     return Failure(kind, f"{type(error).__name__}: {error}")
 
 
-@cache
-def trusted() -> ssl.SSLContext:
-    """Return the one context that trusts the system's authorities."""
-    return httpx.create_ssl_context(trust_env=True)
-
-
 class PooledTransport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 over pooled connections, one pool an origin."""
+    """HTTP/1.1 over pooled connections, one pool an origin, each of at most `most` connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext, most: int | None = None) -> None:
+        self._tls = tls
+        self._most = most
         self._pools: dict[tuple[str, str, int], Pool] = {}
+
+    async def post(self, url: httpx.URL, headers: Headers, body: bytes, written: Written) -> Answer:
+        """Send `body`, with its length beside these headers, and return the answer. Raises `ERRORS`."""
+        head = _head(b"POST", url, [*headers, (b"content-length", b"%d" % len(body))])
+        return await self._ask(self._pool(url), head, body, CONNECT, written)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return its answer, whose stream must be read or closed. Raises httpx.TransportError."""
-        pool = self._pool(request.url)
-        connect_within = request.extensions["timeout"]["connect"]
-        message = _head(request), await request.aread()
-        connection = await pool.take(connect_within)
+        head = _head(request.method.encode("ascii"), request.url, request.headers.raw)
+        within = request.extensions.get("timeout", {}).get("connect") or CONNECT
+        answer = await self._ask(self._pool(request.url), head, await request.aread(), within, lambda: None)
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Stream(answer))
+
+    async def _ask(self, pool: Pool, head: bytes, body: bytes, within: float, written: Written) -> "_PooledAnswer":
+        connection = await pool.take(within)
         while True:
             old = not connection.fresh
             written_at = clock.monotonic()
             try:
-                await _told(request)
-                await connection.send(*message)
-                status, headers = await connection.answer()
+                written()
+                await connection.send(head, body)
+                await connection.answer()
             except httpx.TransportError:
-                connection.abort()
                 if not (old and connection.quiet and clock.monotonic() - written_at < STALE):
+                    pool.give(connection)
                     raise
-                connection = await pool.open(connect_within)
+                connection = await pool.replace(connection, within)
             except BaseException:
-                connection.abort()
+                pool.give(connection)
                 raise
             else:
-                return httpx.Response(status, headers=headers, stream=_Body(connection, pool))
+                return _PooledAnswer(connection, pool)
 
     def _pool(self, url: httpx.URL) -> Pool:
         tls = url.scheme == "https"
         key = (url.scheme, url.host, url.port or (443 if tls else 80))
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(key[1], key[2], trusted() if tls else None)
+            pool = self._pools[key] = Pool(key[1], key[2], self._tls if tls else None, self._most)
         return pool
 
+    @property
+    def open(self) -> int:
+        """How many connections are open or being opened."""
+        return sum(pool.open for pool in self._pools.values())
+
     async def aclose(self) -> None:
-        """Close every idle connection."""
+        """Close every idle connection; one that carries a call closes with it."""
         for pool in self._pools.values():
             pool.close()
 
 
-class _Body(httpx.AsyncByteStream):
-    """An answer's body; its connection goes back to the pool when it was read to its end, and else is closed."""
+class _PooledAnswer:
+    """An answer over a pooled connection, which goes back to its pool if all of it has come, and else is closed."""
+
+    __slots__ = ("_connection", "_pool", "headers", "status")
 
     def __init__(self, connection: Connection, pool: Pool) -> None:
+        self.status = connection.status
+        self.headers = connection.headers
         self._connection: Connection | None = connection
         self._pool = pool
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    @property
+    def ended(self) -> bool:
+        return self._connection is None or self._connection.whole
+
+    async def read(self) -> bytes | None:
+        if self._connection is None:
+            return None
         try:
-            while self._connection is not None and (part := await self._connection.read()) is not None:
-                yield part
-        finally:  # at its end, after an error, or because its reader has gone
-            self._give_back()
+            part = await self._connection.read()
+        except BaseException:  # an error, or its reader has gone
+            self.close()
+            raise
+        if part is None:
+            self.close()
+        return part
 
-    async def aclose(self) -> None:
-        self._give_back()
-
-    def _give_back(self) -> None:
+    def close(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None and connection.finish():
+        if connection is not None:
             self._pool.give(connection)
 
 
-async def _told(request: httpx.Request) -> None:
-    """Tell the request's watcher, as stock httpx does, that it is being written."""
-    trace = request.extensions.get("trace")
-    if trace is not None:
-        await trace("http11.send_request_headers.started", {})
+class _Stream(httpx.AsyncByteStream):
+    """An answer's body as httpx has it."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (part := await self._answer.read()) is not None:
+            yield part
+
+    async def aclose(self) -> None:
+        self._answer.close()
 
 
-def _head(request: httpx.Request) -> bytes:
-    method = request.method.encode("ascii")
-    lines = [b"%b %b HTTP/1.1" % (method, request.url.raw_path)]
-    lines += [b"%b: %b" % (name, value) for name, value in request.headers.raw]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+class StockTransport(httpx.AsyncHTTPTransport):
+    """Stock httpx."""
+
+    async def post(self, url: httpx.URL, headers: Headers, body: bytes, written: Written) -> Answer:
+        """Do as `PooledTransport.post` does."""
+
+        async def trace(event: str, _: dict[str, Any]) -> None:
+            if event.endswith("send_request_headers.started"):
+                written()
+
+        timeouts = {"connect": CONNECT, "read": None, "write": None, "pool": CONNECT}  # other waits: by the attempt
+        extensions = {"timeout": timeouts, "trace": trace}
+        request = httpx.Request("POST", url, headers=headers, content=body, extensions=extensions)
+        return _StockAnswer(await self.handle_async_request(request))
+
+
+class _StockAnswer:
+    """An answer by stock httpx."""
+
+    ended = False
+
+    def __init__(self, response: httpx.Response) -> None:
+        if not isinstance(response.stream, httpx.AsyncByteStream):
+            raise TypeError("an asynchronous transport answers with an asynchronous stream")
+        self.status = response.status_code
+        self.headers = [(name.lower(), value) for name, value in response.headers.raw]
+        self._stream: httpx.AsyncByteStream | None = response.stream
+        self._parts = aiter(response.stream)
+
+    async def read(self) -> bytes | None:
+        part = await anext(self._parts, None)
+        if part is None and self._stream is not None:
+            stream, self._stream = self._stream, None
+            await stream.aclose()
+        return part
+
+    def close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            clock.spawn(_quietly(stream), "close-upstream")
+
+
+async def _quietly(stream: httpx.AsyncByteStream) -> None:
+    with contextlib.suppress(*ERRORS):  # what it says on the way out concerns nobody
+        await stream.aclose()
+
+
+def _head(method: bytes, url: httpx.URL, headers: Headers) -> bytes:
+    """Return a request's head. Raises httpx.LocalProtocolError where a value would end its own line."""
+    lines = [b"%b %b HTTP/1.1" % (method, url.raw_path), *(b"%b: %b" % header for header in headers)]
+    head = b"\r\n".join((*lines, b"", b""))
+    ends = len(lines) + 1
+    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+        raise httpx.LocalProtocolError("a header holds a line break or a NUL")
+    return head

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from gateway import intake as intake_module
 from gateway.config.settings import Limits
 from gateway.intake import CallerLeft, Intake
 from policies.rejections import Reason
@@ -88,3 +89,20 @@ def test_open_calls_are_bounded():
 
     assert [intake.enter() is None for _ in range(3)] == [True, True, False]
     assert intake.open_calls == 2
+
+
+@pytest.mark.parametrize(("pace", "whole"), [(50, True), (100_000, False)])
+async def test_what_came_of_a_body_buys_it_time(monkeypatch, pace, whole):
+    """A large one over a slow link takes longer than a slowloris may."""
+    monkeypatch.setattr(intake_module, "PACE", pace)
+    parts = [b"x" * 20] * 5
+
+    async def receive():
+        await asyncio.sleep(0.03)
+        part = parts.pop() if parts else b""
+        return {"type": "http.request", "body": part, "more_body": bool(part)}
+
+    taken = await Intake(LIMITS).body([], receive)
+
+    assert (taken == b"x" * 100) is whole
+    assert whole or taken.reason is Reason.BODY_TIMEOUT

@@ -1,421 +1,367 @@
 import asyncio
 import contextlib
-import json
+import errno
 import socket
+import ssl
 
 import pytest
-import uvloop
 
-from gateway import listener
+from gateway import listener, wire
+from gateway.connections import Connections
+from gateway.tls import server_context
+from tests.gateway.harness import eventually
+from tests.gateway.wires import BIG, crypt, post
+from tests.parts.certificates import self_signed
 
-CHUNKED = b"POST /%d HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-
-
-class App:
-    """An ASGI application that echoes bodies, and refuses or holds answers on the paths that say so."""
-
-    def __init__(self):
-        self.seen = []
-        self.gate = asyncio.Event()
-        self.left = asyncio.Event()
-
-    async def __call__(self, scope, receive, send):
-        self.seen.append((scope["method"], scope["path"], scope["headers"]))
-        body, status = b"", 200
-        if scope["path"] == "/refused":
-            status = 401
-        elif scope["path"] == "/held":
-            await self._hold(receive)
-        else:
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                body += message["body"]
-                more = message["more_body"]
-        headers = [(b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _hold(self, receive):
-        try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.left.set()
-            raise
+GET = b"GET / HTTP/1.1\r\n\r\n"
+CLOSING = b"GET /big HTTP/1.1\r\nconnection: close\r\n\r\n"
 
 
-class Caller:
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-
-    async def send(self, *segments):
-        for segment in segments:
-            self.writer.write(segment)
-            await self.writer.drain()
-            if len(segments) > 1:
-                await asyncio.sleep(0.01 if len(segments) < 10 else 0)
-
-    async def answer(self):
-        """Return (status, body) of the next answer."""
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
-        lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
-        return int(head.split()[1]), await self.reader.readexactly(int(lengths[0]) if lengths else 0)
-
-    async def refusal(self):
-        """Return (status, code) of an answer in OpenAI's shape after which the connection ends."""
-        status, body = await self.answer()
-        assert await asyncio.wait_for(self.reader.read(), 10) == b""
-        error = json.loads(body)["error"]
-        assert error.keys() == {"message", "type", "param", "code"}
-        return status, error["code"]
-
-    async def is_closed(self):
-        """Wait until the other side ends, and return what came before."""
-        with contextlib.suppress(ConnectionError):
-            return await asyncio.wait_for(self.reader.read(), 10)
-        return b""
+@pytest.fixture(params=["plain", "tls"])
+def terms(request, pair):
+    """Give a listener's terms, without TLS and with it."""
+    return {"pair": pair} if request.param == "tls" else {}
 
 
-class World:
-    def __init__(self, app, server, port):
-        self.app, self.server, self.port = app, server, port
-
-    @contextlib.asynccontextmanager
-    async def caller(self):
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            yield Caller(reader, writer)
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-
-    @property
-    def requests(self):
-        return [(method, path) for method, path, _ in self.app.seen]
+def seconds():
+    return asyncio.get_running_loop().time()
 
 
 @contextlib.asynccontextmanager
-async def world():
-    async with contextlib.AsyncExitStack() as stack:
-        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        bound.bind(("127.0.0.1", 0))
-        bound.setblocking(False)
-        app = App()
-        server = await listener.listen(stack, app, bound, 5)
-        yield World(app, server, bound.getsockname()[1])
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def play(request):
-    """Run a scene (an async function of a World and a Caller) on one of the two loops."""
-
-    async def played(scene):
-        async with world() as it, it.caller() as caller:
-            await scene(it, caller)
-
-    def run(scene):
-        with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(asyncio.wait_for(played(scene), 60))
-
-    return run
-
-
-def post(path, body, *headers):
-    lines = [b"POST %s HTTP/1.1" % path, b"host: x", b"content-length: %d" % len(body), *headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-async def pour(caller, start, filler):
-    """Send without end, until the other side has had enough."""
+async def stranger(it):
+    """Connect without a handshake."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+    yield reader, writer
+    writer.close()
     with contextlib.suppress(ConnectionError):
-        await caller.send(start)
-        while not caller.reader.at_eof():
-            await caller.send(filler)
-            await asyncio.sleep(0)
+        await writer.wait_closed()
 
 
-@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nx: ", b"GET /", b"GET / HTTP/1.1\r\n\r\nGET /"])
-def test_an_endless_head_is_refused_while_others_are_served(play, start):
+def test_calls_over_tls_are_served_one_after_another(play, pair):
+    """With ALPN, at least TLS 1.2, and `https` as the scheme."""
+
     async def scene(it, caller):
-        pouring = asyncio.ensure_future(pour(caller, start, b"a" * 60000))
+        for _ in range(2):
+            await caller.send(post(b"/", b"hello"), b"hello")
+            assert await caller.answer() == (200, b"hello")
+        assert it.app.origins == [("127.0.0.1", "https")] * 2
+        tls = caller.writer.get_extra_info("ssl_object")
+        assert tls.version() in {"TLSv1.2", "TLSv1.3"}
+
+    play(scene, pair=pair)
+
+
+def test_http_1_1_is_chosen_and_nothing_older_than_tls_1_2(play, pair):
+    """Whoever offers HTTP/2 too gets what is spoken here."""
+
+    async def scene(it, caller):
+        it.trust.set_alpn_protocols(["h2", "http/1.1"])
         async with it.caller() as other:
-            await other.send(b"GET /other HTTP/1.1\r\n\r\n")
-            assert (await asyncio.wait_for(other.answer(), 1))[0] == 200
-        if b"\r\n\r\n" in start:
-            assert (await caller.answer())[0] == 200
-        assert (await caller.answer())[0] == 431
-        await pouring
+            assert other.writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        old = ssl.create_default_context(cafile=pair[0])
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            await asyncio.open_connection("127.0.0.1", it.port, ssl=old, server_hostname="localhost")
 
-    play(scene)
-
-
-def test_a_head_sent_byte_by_byte_costs_no_more_than_its_size(play):
-    async def scene(it, caller):
-        await caller.send(b"GET / HTTP/1.1\r\nx: ", *[b"a" * 16] * (listener.HEAD_BYTES // 16))
-        assert await caller.refusal() == (431, "headers_too_large")
-        assert it.app.seen == []
-
-    play(scene)
+    play(scene, pair=pair)
 
 
-def test_a_head_of_just_below_the_bound_passes(play):
-    async def scene(it, caller):
-        start, end = b"GET / HTTP/1.1\r\nx: ", b"\r\n\r\n"
-        await caller.send(start + b"a" * (listener.HEAD_BYTES - len(start) - len(end)) + end)
-        assert await caller.answer() == (200, b"")
-
-    play(scene)
-
-
-def test_too_many_headers_are_refused_and_as_many_as_allowed_are_not(play):
-    async def scene(it, caller):
-        await caller.send(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * listener.HEADERS + b"\r\n")
-        assert (await caller.answer())[0] == 200
-        await caller.send(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 200 + b"\r\n")
-        assert await caller.refusal() == (431, "headers_too_large")
-        assert len(it.app.seen) == 1
-
-    play(scene)
-
-
-@pytest.mark.parametrize("cut", ["one", "two", "bytes"])
-def test_an_upgrade_is_ignored_and_its_body_is_no_request(play, cut, caplog):
-    body = b"GET /smuggled HTTP/1.1\r\nhost: x\r\nUpgrade: h2c\r\n\r\n"
-    head = post(b"/", body, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAM")
-    segments = {"one": [head + body], "two": [head, body], "bytes": [bytes([byte]) for byte in head + body]}[cut]
+def test_a_request_in_one_segment_with_the_end_of_the_handshake_is_served(play, pair):
+    """Nothing that came early is lost, and in its order."""
 
     async def scene(it, caller):
-        await caller.send(*segments)
-        assert await caller.answer() == (200, body)
-        await caller.send(b"GET /next HTTP/1.1\r\n\r\n")
-        assert await caller.answer() == (200, b"")
-        assert it.requests == [("POST", "/"), ("GET", "/next")]
-        assert [record for record in caplog.records if record.levelname != "INFO"] == []
+        async with crypt(it) as hasty:
+            await hasty.handshake()
+            await hasty.send(post(b"/", b"hello") + b"hello")
+            answer = await hasty.receive()
+            while not answer.endswith(b"hello"):  # in one record or two
+                more = await hasty.receive()
+                assert more
+                answer += more
 
-    play(scene)
-
-
-@pytest.mark.parametrize("split", [False, True])
-def test_a_body_that_looks_like_a_head_is_left_as_it_is(play, split):
-    body = b"x\r\nupgrade: x\r\nUpgrade: y\r\n\r\nconnection: upgrade\r\n\r\n"
-    head = post(b"/", body)
-
-    async def scene(it, caller):
-        await caller.send(*([head, body[:20], body[20:]] if split else [head + body]))
-        assert await caller.answer() == (200, body)
-
-    play(scene)
+    play(scene, pair=pair)
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("sent", "refusal"),
     [
-        b"CONNECT example.org:443 HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"NONSENSE\r\n",
-        b"\x16\x03\x01\x02\x00\x01",
-        b"GET / HTTP/1.1\n\n",
-        b"\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        b"POST / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        (b"\x00\x00\r\n\r\n", (400, "bad_request")),
+        (b"GET / HTTP/1.1\r\nx: " + b"a" * 70_000, (431, "headers_too_large")),
+        (b"GET / HTTP/1.1\r\nx: ", (408, "request_timeout")),
     ],
 )
-def test_what_is_no_request_is_refused_at_once_and_nothing_behind_it_is_parsed(play, request_):
-    async def scene(it, caller):
-        await caller.send(request_ + b"GET /smuggled HTTP/1.1\r\n\r\n")
-        assert await caller.refusal() == (400, "bad_request")
-        assert it.app.seen == []
-
-    play(scene)
-
-
-def test_a_malformed_body_ends_its_request(play):
-    async def scene(it, caller):
-        await caller.send(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", b"not a length\r\n")
-        assert await caller.refusal() == (400, "bad_request")
-        assert it.requests == [("POST", "/")]
-
-    play(scene)
-
-
-def test_a_refusal_waits_for_the_answer_before_it(play):
-    async def scene(it, caller):
-        await caller.send(b"GET /held HTTP/1.1\r\n\r\n", b"\x00\x00\r\n\r\n")
-        it.app.gate.set()
-        assert await caller.answer() == (200, b"")
-        assert await caller.refusal() == (400, "bad_request")
-
-    play(scene)
-
-
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nx: "])
-def test_a_head_that_does_not_end_in_time_ends_the_connection(play, monkeypatch, sent):
-    monkeypatch.setattr(listener, "HEAD_DEADLINE", 0.2)
+def test_a_refusal_over_tls_is_read_whole_before_the_end(play, pair, monkeypatch, sent, refusal):
+    """TLS cannot be closed by half, so the caller gets its time to read."""
+    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
+    monkeypatch.setattr(wire, "LINGER", 0.3)
 
     async def scene(it, caller):
         await caller.send(sent)
-        if sent:
-            assert await caller.refusal() == (408, "request_timeout")
-        else:
-            assert await caller.is_closed() == b""
+        assert await caller.refusal() == refusal
 
-    play(scene)
+    play(scene, pair=pair)
 
 
-def test_bytes_that_trickle_do_not_move_the_deadline_of_a_later_head(play, monkeypatch):
-    async def scene(it, caller):
-        await caller.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert (await caller.answer())[0] == 200
-        monkeypatch.setattr(listener, "HEAD_DEADLINE", 0.2)
-        await caller.send(b"GET / HTTP/1.1\r\n")
-        trickle = asyncio.ensure_future(pour_slowly(caller))
-        assert (await caller.answer())[0] == 408
-        trickle.cancel()
-
-    async def pour_slowly(caller):
-        with contextlib.suppress(ConnectionError):
-            while True:
-                await caller.send(b"x: y\r\n")
-                await asyncio.sleep(0.02)
-
-    play(scene)
-
-
-def test_an_idle_connection_is_kept_for_its_time_and_then_closed(play, monkeypatch):
-    monkeypatch.setattr(listener, "KEEP_ALIVE", 0.3)
-    monkeypatch.setattr(listener, "HEAD_DEADLINE", 30)
+def test_an_endless_body_over_tls_ends_the_connection(play, pair):
+    """As without TLS; what lies in the network's buffers varies."""
 
     async def scene(it, caller):
-        for _ in range(3):
-            await caller.send(post(b"/", b"hi") + b"hi")
-            assert await caller.answer() == (200, b"hi")
-        assert await caller.is_closed() == b""
-
-    play(scene)
-
-
-def test_pipelined_requests_are_answered_in_order(play):
-    body = b"\r\nupgrade: x\r\n\r\n"
-
-    async def scene(it, caller):
-        upgrade = post(b"/3", b"", b"connection: upgrade", b"upgrade: h2c")
-        await caller.send(post(b"/1", body) + body + b"GET /2 HTTP/1.1\r\n\r\n" + upgrade + post(b"/4", b"end")[:30])
-        assert [await caller.answer() for _ in range(3)] == [(200, body), (200, b""), (200, b"")]
-        await caller.send(post(b"/4", b"end")[30:] + b"end")
-        assert await caller.answer() == (200, b"end")
-        assert it.requests == [("POST", "/1"), ("GET", "/2"), ("POST", "/3"), ("POST", "/4")]
-
-    play(scene)
-
-
-def test_a_chunked_request_may_be_followed_by_another(play):
-    async def scene(it, caller):
-        for number in range(3):
-            await caller.send(CHUNKED % number)
-            assert await caller.answer() == (200, b"hello")
-
-    play(scene)
-
-
-def test_a_request_in_one_segment_with_the_end_of_a_chunked_body_is_left_unparsed(play):
-    async def scene(it, caller):
-        await caller.send(CHUNKED % 1 + CHUNKED % 2)
-        assert await caller.answer() == (200, b"hello")
-        assert await caller.is_closed() == b""
-        assert it.requests == [("POST", "/1")]
-
-    play(scene)
-
-
-def test_trailers_do_not_reach_the_headers(play):
-    async def scene(it, caller):
-        head, end = (CHUNKED % 1).split(b"0\r\n\r\n")[0], b"0\r\nauthorization: x\r\n\r\n"
-        await caller.send(head, end)
-        assert await caller.answer() == (200, b"hello")
-        assert b"authorization" not in dict(it.app.seen[0][2])
-
-    play(scene)
-
-
-def test_endless_trailers_are_refused(play):
-    async def scene(it, caller):
-        start = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: "
-        pouring = asyncio.ensure_future(pour(caller, start, b"a" * 10000))
-        assert (await caller.answer())[0] == 431
-        await pouring
-
-    play(scene)
-
-
-def test_a_caller_who_asks_to_continue_is_told_to(play):
-    async def scene(it, caller):
-        await caller.send(post(b"/", b"hello", b"expect: 100-continue"))
-        assert await caller.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        await caller.send(b"hello")
-        assert await caller.answer() == (200, b"hello")
-
-    play(scene)
-
-
-def test_a_caller_refused_before_continuing_gets_the_connection_closed(play):
-    async def scene(it, caller):
-        await caller.send(post(b"/refused", b"hello", b"expect: 100-continue"))
-        assert (await caller.answer())[0] == 401
-        assert await caller.is_closed() == b""
-
-    play(scene)
-
-
-def test_the_rest_of_a_body_is_dropped_and_the_next_request_served(play):
-    body = b"a" * 300_000
-
-    async def scene(it, caller):
-        await caller.send(post(b"/refused", body), body[:1000])
-        assert (await caller.answer())[0] == 401
-        await caller.send(body[1000:] + b"GET / HTTP/1.1\r\n\r\n")
-        assert await caller.answer() == (200, b"")
-
-    play(scene)
-
-
-def test_an_endless_body_after_its_answer_ends_the_connection(play):
-    async def scene(it, caller):
-        await caller.send(post(b"/refused", b"a" * 100_000_000))
+        await caller.send(post(b"/refused", b"a" * 200_000_000))
         assert (await caller.answer())[0] == 401
         sent = 0
         with contextlib.suppress(ConnectionError):
-            while sent < 100_000_000 and not caller.reader.at_eof():
+            while sent < 200_000_000 and not caller.reader.at_eof():
                 await caller.send(b"a" * 100_000)
                 sent += 100_000
-        assert sent < 100_000_000  # what lies in the network's buffers varies
+        assert sent < 200_000_000
 
-    play(scene)
+    play(scene, pair=pair)
 
 
-def test_a_body_that_trickles_after_its_answer_ends_the_connection(play, monkeypatch):
+def test_a_caller_without_tls_and_one_with_tls_at_the_wrong_port_do_no_harm(play, pair, caplog):
+    """The one is closed, the other refused; neither is worth a line in the log."""
+
+    async def at_tls(it, caller):
+        async with stranger(it) as (reader, writer):
+            writer.write(GET)
+            with contextlib.suppress(ConnectionError):
+                assert b"HTTP" not in await asyncio.wait_for(reader.read(), 10)
+        await caller.send(GET)
+        assert (await caller.answer())[0] == 200
+        assert await eventually(lambda: len(it.house) == 1)
+
+    async def at_plain(it, caller):
+        trust = ssl.create_default_context(cafile=pair[0])
+        with pytest.raises(ssl.SSLError):
+            await asyncio.open_connection("127.0.0.1", it.port, ssl=trust, server_hostname="localhost")
+        await caller.send(GET)
+        assert (await caller.answer())[0] == 200
+
+    play(at_tls, pair=pair)
+    play(at_plain)
+    assert [record for record in caplog.records if record.levelname not in {"INFO", "DEBUG"}] == []
+
+
+def test_a_handshake_that_does_not_end_in_time_ends_the_connection(play, pair, monkeypatch):
+    """It is counted like every other connection while it lasts."""
+    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.5)
+
     async def scene(it, caller):
-        await caller.send(post(b"/refused", b"a" * 1000))
-        monkeypatch.setattr(listener, "HEAD_DEADLINE", 0.2)
-        assert (await caller.answer())[0] == 401
-        assert await caller.is_closed() == b""
+        async with stranger(it) as (reader, _):
+            assert await eventually(lambda: len(it.house) == 2)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await eventually(lambda: len(it.house) <= 1)
 
-    monkeypatch.setattr(listener, "HEAD_DEADLINE", 0.2)
-    play(scene)
+    play(scene, pair=pair)
 
 
-def test_a_cut_ends_open_calls_at_once_and_cancels_what_does_not_settle(play, monkeypatch):
-    monkeypatch.setattr(listener, "CUT_GRACE", 0.1)
+def test_a_renewed_certificate_is_shown_to_whoever_comes_next(play, pair, tmp_path):
+    """Those who are connected stay so."""
+
+    async def scene(it, caller):
+        it.server.context = server_context(*self_signed(tmp_path / "new"))
+        await caller.send(GET)
+        assert (await caller.answer())[0] == 200
+        with pytest.raises(ssl.SSLCertVerificationError):
+            async with it.caller():
+                pass
+        it.trust = ssl.create_default_context(cafile=tmp_path / "new" / "cert.pem")
+        async with it.caller() as other:
+            await other.send(GET)
+            assert (await other.answer())[0] == 200
+
+    play(scene, pair=pair)
+
+
+def test_a_caller_who_takes_nothing_of_its_last_answer_is_cut_off(play, terms, monkeypatch):
+    """A closed connection must not live on for as long as its caller likes."""
+    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
+
+    async def scene(it, caller):
+        await caller.send(CLOSING)
+        assert await eventually(lambda: it.server.server_state.connections)
+        assert await eventually(lambda: not it.server.server_state.connections, within=10)
+        assert len(it.house) == 0
+
+    play(scene, **terms)
+
+
+def test_a_caller_who_takes_its_last_answer_slowly_gets_all_of_it(play, terms, monkeypatch):
+    """The bound is on taking nothing, not on taking long."""
+    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
+    monkeypatch.setattr(wire, "PARTING", 0.05)
+
+    async def scene(it, caller):
+        await caller.send(CLOSING)
+        await caller.reader.readuntil(b"\r\n\r\n")
+        size = 0
+        while data := await asyncio.wait_for(caller.reader.read(600_000), 10):
+            size += len(data)
+            await asyncio.sleep(0.005)
+        assert size == BIG
+
+    play(scene, **terms)
+
+
+def test_whoever_is_one_too_many_is_told_so_and_closed(play, terms, monkeypatch):
+    """In the API's error shape, with the time to come back."""
+    monkeypatch.setattr(wire, "LINGER", 0.3)
 
     async def scene(it, caller):
         await caller.send(b"GET /held HTTP/1.1\r\n\r\n")
+        assert await eventually(lambda: it.app.seen)
         async with it.caller() as other:
-            await other.send(b"GET / HTTP/1.1\r\n\r\n")
-            await other.answer()
-        assert it.requests[0] == ("GET", "/held")
-        it.server.cut()
-        assert await caller.is_closed() == b""
-        await asyncio.wait_for(it.app.left.wait(), 5)
+            head = await other.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1\r\n" in head
+            body = await asyncio.wait_for(other.reader.read(), 10)
+            assert b'"code":"overloaded"' in body
+            assert b'"type":"server_error"' in body
+        it.app.gate.set()
+        assert (await caller.answer())[0] == 200
+        assert await eventually(lambda: len(it.server.server_state.connections) == 1)
+        assert len(it.app.seen) == 1
 
-    play(scene)
+    play(scene, house=Connections(1), **terms)
+
+
+def test_an_idle_connection_makes_room_for_the_next(play, terms):
+    """The longest idle first; nobody is refused for it."""
+
+    async def scene(it, caller):
+        await caller.send(GET)
+        await caller.answer()
+        async with it.caller() as second, it.caller() as third:
+            for other in (second, third):
+                await other.send(GET)
+                assert (await other.answer())[0] == 200
+            assert await caller.is_closed() == b""
+            await second.send(GET)
+            assert (await second.answer())[0] == 200
+            assert len(it.house) == 2
+
+    play(scene, house=Connections(2), **terms)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nx: ", GET], ids=["silent", "half a head", "idle"])
+def test_a_stop_waits_for_nobody_who_waits_for_nothing(play, terms, said):
+    """Idle, silent and half-said callers are closed at once, though over TLS they answer no farewell."""
+
+    async def scene(it, caller):
+        await caller.send(said)
+        if said == GET:
+            await caller.answer()
+        begun = seconds()
+        it.server.should_exit = True
+        await caller.is_closed()
+        assert await eventually(lambda: not it.server.server_state.connections)
+        assert seconds() - begun < 10
+
+    play(scene, grace=60, **terms)
+
+
+def test_a_stop_waits_for_no_farewell(play, pair):
+    """Many callers over TLS look at an idle connection only when they next use it."""
+
+    async def scene(it, caller):
+        async with crypt(it) as idle:
+            await idle.handshake()
+            await idle.send(GET)
+            assert b"200 OK" in await idle.receive()
+            begun = seconds()
+            it.server.should_exit = True
+            assert await eventually(lambda: not it.server.server_state.connections, within=20)
+            assert seconds() - begun < 10
+
+    play(scene, pair=pair, grace=60)
+
+
+def test_a_stop_ends_handshakes_under_way(play, pair):
+    """Nobody is waiting for them to end."""
+
+    async def scene(it, caller):
+        async with stranger(it) as (reader, _):
+            assert await eventually(lambda: len(it.house) == 2)
+            it.server.should_exit = True
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+
+    play(scene, pair=pair, grace=60)
+
+
+def test_after_its_grace_a_stop_leaves_neither_a_call_nor_a_connection(play, terms, monkeypatch, caplog):
+    """Not even those of a caller who reads nothing."""
+    monkeypatch.setattr(listener, "CUT_GRACE", 0.3)
+
+    async def scene(it, caller):
+        await caller.send(b"GET /held HTTP/1.1\r\n\r\n")
+        async with it.caller() as deaf:
+            await deaf.send(CLOSING)
+            assert await eventually(lambda: len(it.app.seen) == 2)
+            it.server.should_exit = True
+            assert (await caller.answer())[0] == 503
+            assert await eventually(lambda: not it.server.server_state.connections)
+            assert not it.server.server_state.tasks
+
+    play(scene, grace=1, **terms)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_cut_tells_open_calls_and_ends_every_connection(play, terms, monkeypatch, caplog):
+    """At once, whatever the grace."""
+    monkeypatch.setattr(listener, "CUT_GRACE", 0.3)
+
+    async def scene(it, caller):
+        await caller.send(b"GET /held HTTP/1.1\r\n\r\n")
+        assert await eventually(lambda: it.app.seen)
+        it.server.should_exit = True
+        await asyncio.sleep(0.3)
+        it.server.cut()
+        it.server.cut()  # the third signal
+        status, body = await caller.answer()
+        assert status == 503
+        assert b'"code":"overloaded"' in body
+        assert await caller.is_closed() == b""
+        assert it.app.left.is_set()
+
+    play(scene, grace=60, **terms)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_cut_before_a_stop_leaves_it_no_grace(play, terms, monkeypatch):
+    """There is one way to cut, whatever was asked before."""
+    monkeypatch.setattr(listener, "CUT_GRACE", 0.3)
+
+    async def scene(it, caller):
+        await caller.send(CLOSING)
+        assert await eventually(lambda: it.app.seen)
+        it.server.cut()
+        assert await eventually(lambda: not it.server.server_state.connections)
+
+    play(scene, grace=60, **terms)
+
+
+def test_without_a_file_descriptor_left_nothing_is_accepted_for_a_while(play, pair, monkeypatch):
+    """Asking again at once would burn the time that those who are connected need."""
+    monkeypatch.setattr(listener, "PAUSE", 0.3)
+    asked, accept = [], socket.socket.accept
+
+    def refuse(bound):
+        asked.append(bound)
+        if len(asked) > 3:
+            return accept(bound)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scene(it, caller):
+        monkeypatch.setattr(socket.socket, "accept", refuse)
+        begun = seconds()
+        async with it.caller() as other:
+            assert seconds() - begun >= 3 * 0.3
+            await other.send(GET)
+            assert (await other.answer())[0] == 200
+        monkeypatch.setattr(socket.socket, "accept", accept)
+
+    play(scene, pair=pair)

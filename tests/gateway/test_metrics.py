@@ -4,7 +4,7 @@ from gateway.metrics import Metrics
 def test_what_was_counted_is_rendered():
     """In Prometheus' text format, under the documented names."""
     metrics = Metrics()
-    metrics.requests.labels("chat", "m", "200").inc()
+    metrics.requests("chat", "m", "200").inc()
     metrics.gauge("sluiceway_x", "Read when scraped.", lambda: 7)
 
     text = metrics.render().decode()

@@ -1,10 +1,13 @@
+import asyncio
 import json
 
 import httpx
 import pytest
 
+from gateway.config.settings import Telemetry
 from tests.gateway.harness import ASK, running
-from tests.parts.scripted import DONE, Bytes, Close, Hang, Status, delta, event, sse, usage
+from tests.parts.otlp import OtlpReceiver
+from tests.parts.scripted import DONE, Bytes, Close, Hang, Pause, Status, delta, event, sse, usage
 
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
@@ -111,8 +114,6 @@ async def test_an_upstream_faster_than_its_caller_is_paused(gateway, first):
     part = event({"choices": [{"delta": {"content": "x" * 60_000}}]})
     first.enqueue([Status(200, EVENTS), *[part] * 800, delta(finish="stop"), DONE])
     async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
-        import asyncio
-
         await asyncio.sleep(0.8)
         (connection,) = first.connections
         sent = connection.sent
@@ -163,3 +164,56 @@ async def test_usage_told_at_the_beginning_of_a_cut_stream_is_not_all_of_it(gate
 
     (total,) = await gateway.usage()
     assert (total.prompt_tokens, total.completion_tokens) == (9, 20)
+
+
+async def test_half_of_a_json_answer_is_a_failed_attempt_in_the_metrics_too(gateway, first):
+    """It was once counted as a good one."""
+    first.enqueue([Status(200, JSON), Bytes(b'{"id":')])
+    await gateway.ask()
+
+    assert gateway.metric("sluiceway_attempts_total", backend="a", outcome="truncated") == 1
+    assert gateway.metric("sluiceway_attempts_total", backend="a", outcome="ok") == 0
+
+
+async def test_a_long_event_that_comes_slowly_is_no_stall(gateway, first):
+    """Silence is; its parts are none."""
+    home = gateway.services.fleet.homes["a"]
+    home.dialect = type(home.dialect)(kind="openai", priors=home.dialect.priors, stall=0.3)
+    slow = delta(content="x" * 400).data
+    pieces = [step for start in range(0, len(slow), 80) for step in (Bytes(slow[start : start + 80]), Pause(0.1))]
+    first.enqueue([*sse("one", end=False), *pieces, delta(finish="stop"), DONE])
+
+    assert "x" * 400 in (await gateway.ask(stream=True)).text
+    assert len(pieces) > 12
+
+
+async def test_a_last_event_without_its_blank_line_is_passed_whole(gateway, first):
+    """The upstream ended well all the same."""
+    first.enqueue([*sse("one", end=False), Bytes(delta(finish="stop").data.rstrip())])
+
+    text = (await gateway.ask(stream=True)).text
+
+    assert text.endswith('"finish_reason": "stop"}]}\n\ndata: [DONE]\n\n')
+
+
+async def test_an_error_event_in_the_last_bytes_is_an_error(gateway, first):
+    """Blank line or not."""
+    first.enqueue([*sse("one", end=False), delta(finish="stop"), Bytes(b'data: {"error": "no"}')])
+
+    text = (await gateway.ask(stream=True)).text
+
+    assert text.endswith('data: {"error": "no"}\n\n')
+    assert gateway.metric("sluiceway_streams_cut_total", cause="error_event") == 1
+
+
+async def test_a_cut_stream_is_a_failed_call_in_its_trace(tmp_path, first):
+    """Though its status was 200."""
+    first.enqueue([*sse("one", end=False), Close()])
+    with OtlpReceiver() as receiver:
+        async with running(tmp_path, {"a": first}, telemetry=Telemetry(receiver.endpoint)) as gateway:
+            await gateway.ask(stream=True)
+        spans = await receiver.wait_for(lambda spans: len(spans) == 2)
+
+    (call,) = [span for span in spans if span.name.startswith("POST")]
+    assert call.attributes["http.response.status_code"] == 200
+    assert call.attributes["error.type"] == "truncated"

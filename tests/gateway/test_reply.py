@@ -1,6 +1,12 @@
+import asyncio
+import json
+
+import pytest
+
 from gateway.reply import Reply
 from policies.domain import Standing
 from policies.rejections import Reason, Rejection
+from tests.gateway.harness import eventually
 
 
 class Wire:
@@ -61,3 +67,105 @@ async def test_a_refusal_tells_its_own_standings_else_those_known():
     assert failed.headers["x-ratelimit-remaining-requests"] == "9"
     assert limited.headers["x-ratelimit-remaining-requests"] == "0"
     assert failed.messages[0]["status"] == 502
+
+
+EVENTS = "text/event-stream"
+COMMENT = {"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True}
+NO = Rejection(Reason.OVERLOADED, "no")
+
+
+async def test_comments_come_after_a_head_of_ours_until_something_is_said():
+    """Nobody has served yet, so nobody is named; the answer then has no second head."""
+    wire = Wire()
+    wire.reply.backend, wire.reply.attempts = "a", 1
+    wire.reply.keep_alive(0.01)
+    await eventually(lambda: len(wire.messages) >= 3)
+    await wire.reply.head(200, EVENTS, None)
+    sent = len(wire.messages)
+    await asyncio.sleep(0.05)
+
+    assert wire.messages[0]["status"] == 200
+    assert wire.headers == {
+        "content-type": EVENTS,
+        "x-request-id": "req_1",
+        "x-sluiceway-config": "cfg",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+    }
+    assert wire.messages[1:] == [COMMENT] * (sent - 1)
+
+
+class Stuck(Wire):
+    """A wire that takes nothing until it is `free`."""
+
+    def __init__(self):
+        super().__init__()
+        self.free = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def send(self, message):
+        self.asked.set()
+        await self.free.wait()
+        await super().send(message)
+
+
+async def test_a_comment_that_waits_for_a_slow_caller_is_dropped_for_the_answer():
+    """It must not come in between, nor bring a second head."""
+    wire = Stuck()
+    wire.reply.keep_alive(0.001)
+    await wire.asked.wait()
+    answering = asyncio.ensure_future(wire.reply.whole(200, "application/json", b"{}"))
+    await asyncio.sleep(0)
+    wire.free.set()
+    await answering
+    await asyncio.sleep(0.01)
+
+    assert [message["type"] for message in wire.messages] == ["http.response.start", "http.response.body"]
+    assert wire.headers["content-type"] == "application/json"
+
+
+async def test_a_no_to_a_stream_that_was_begun_is_its_last_event():
+    """And says why it broke; once it has ended there is nothing more to tell."""
+    wire = Wire()
+    await wire.reply.head(200, EVENTS, None)
+
+    await wire.reply.reject(NO)
+    await wire.reply.reject(Rejection(Reason.INTERNAL, "too late"))
+
+    (last,) = wire.messages[1:]
+    assert json.loads(last["body"].removeprefix(b"data: "))["error"]["code"] == "overloaded"
+    assert not last["more_body"]
+    assert wire.reply.broke == "overloaded"
+
+
+async def test_a_plain_answer_that_was_begun_stays_without_its_end():
+    """Which is an error to every client."""
+    wire = Wire()
+    await wire.reply.head(200, "application/json", 10)
+    await wire.reply.reject(NO)
+
+    assert len(wire.messages) == 1
+    assert wire.reply.broke == "overloaded"
+
+
+async def test_who_does_not_take_the_last_words_is_not_waited_for(monkeypatch):
+    """The connection is closed instead."""
+    monkeypatch.setattr("gateway.reply.LAST_WORDS", 0.01)
+    wire = Stuck()
+    wire.free.set()
+    await wire.reply.head(200, EVENTS, None)
+    wire.free.clear()
+
+    await wire.reply.reject(NO)
+
+    assert len(wire.messages) == 1
+
+
+async def test_a_head_that_could_not_be_sent_is_not_sent():
+    """A no may still have its own."""
+    wire = Stuck()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await wire.reply.head(200, "application/json", 2)
+
+    assert wire.reply.status == 0

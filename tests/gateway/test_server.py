@@ -1,13 +1,17 @@
 import asyncio
+import contextlib
+import ssl
 import stat
+from ipaddress import ip_network
 
 import httpx
 import pytest
+from openai import AsyncOpenAI
 
 from gateway import server
-from gateway.config.settings import Listen
+from gateway.config.settings import Limits, Listen, Tls
 from tests.gateway.harness import ASK, eventually, running, settings
-from tests.parts.scripted import Hang, Pause, sse
+from tests.parts.scripted import Bytes, Hang, Pause, sse
 
 
 async def test_an_address_that_is_taken_is_told_and_nothing_is_left_running(tmp_path, first, gateway):
@@ -92,3 +96,78 @@ def test_the_admin_key_is_made_once_and_for_its_owner_only(tmp_path):
     assert server.made_admin_key(tmp_path / "data") == key
     assert stat.S_IMODE(server.admin_key_path(tmp_path / "data").stat().st_mode) == 0o600
     assert len(key) > 40
+
+
+async def test_the_sdk_and_httpx_are_served_over_tls_streams_included(tmp_path, first, pair):
+    """The URL that is told says so."""
+    trust = ssl.create_default_context(cafile=pair[0])
+    started = await server.start(settings(tmp_path, {"a": first}, listen=Listen("127.0.0.1", 0, Tls(*pair))))
+    try:
+        _, key = await started.gateway.directory.create("acme", "team", "test", None)
+        async with httpx.AsyncClient(verify=trust) as client:
+            sdk = AsyncOpenAI(base_url=f"{started.url}/v1", api_key=key, http_client=client, max_retries=0)
+            headers = {"authorization": f"Bearer {key}"}
+            plain = await client.post(f"{started.url}/v1/chat/completions", json=ASK, headers=headers)
+            answer = await sdk.chat.completions.create(**ASK)
+            stream = await sdk.chat.completions.create(**ASK, stream=True)
+            parts = [event.choices[0].delta.content async for event in stream if event.choices]
+    finally:
+        await started.stop()
+
+    assert started.url.startswith("https://127.0.0.1:")
+    assert plain.json()["choices"][0]["message"]["content"] == answer.choices[0].message.content
+    assert "".join(part or "" for part in parts) == "all is well"
+
+
+async def test_what_proxies_say_goes_no_further(tmp_path, first):
+    """An upstream learns nothing of callers' addresses."""
+    listen = Listen("127.0.0.1", 0, None, (ip_network("127.0.0.0/8"),))
+    async with running(tmp_path, {"a": first}, listen=listen) as gateway:
+        told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "forwarded": "for=203.0.113.9"}
+        answer = await gateway.client.post("/v1/chat/completions", json=ASK, headers=told)
+
+    assert answer.status_code == 200
+    assert not [name for name, _ in first.calls[0].request.headers if "forwarded" in name]
+
+
+async def test_connections_are_counted_and_so_is_who_was_refused(tmp_path, first):
+    """A caller who is one too many reads why in the API's own words."""
+    async with running(tmp_path, {"a": first}, limits=Limits(connections=1)) as gateway:
+        assert gateway.metric("sluiceway_connections") == 0
+        first.enqueue([Pause(0.5), *sse("one")])
+        call = asyncio.ensure_future(gateway.ask(stream=True))
+        await eventually(lambda: gateway.services.intake.open_calls)
+        async with httpx.AsyncClient(base_url=gateway.running.url) as other:
+            refused = await other.get("/v1/models")
+
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+        assert gateway.metric("sluiceway_connections") == 1
+        assert gateway.metric("sluiceway_connections_refused_total", reason="full") == 1
+        assert (await call).status_code == 200
+
+
+async def test_after_the_grace_half_sent_bodies_and_readers_of_nothing_are_ended_and_settled(
+    tmp_path, first, monkeypatch, caplog
+):
+    """The first is told why; the second listens to nobody."""
+    monkeypatch.setattr(server, "GRACE", 1)
+    first.enqueue([*sse("one", end=False), *[Bytes(b"data: {}\n\n" + b": " + b"x" * 100_000 + b"\n\n")] * 300, Hang()])
+    async with running(tmp_path, {"a": first}) as gateway, contextlib.AsyncExitStack() as stack:
+        key, port = await gateway.key(), int(gateway.running.url.rsplit(":", 1)[1])
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+        body = httpx.Request("POST", "http://x", json=ASK | {"stream": True}).content
+        callers = []
+        for sent in (body, body[:5]):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.close)
+            writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + sent)
+            callers.append(reader)
+        await eventually(lambda: first.calls and gateway.services.intake.open_calls == 2)
+        await asyncio.sleep(0.3)
+        await asyncio.wait_for(gateway.running.stop(), 15)
+
+        assert b"overloaded" in await asyncio.wait_for(callers[1].read(), 5)
+        assert gateway.gateway.ledger.open_reservations == 0
+        assert gateway.services.intake.open_calls == 0
+    assert [record for record in caplog.records if record.exc_info] == []

@@ -91,6 +91,10 @@ class GatewayProcess:
             raise RuntimeError(f"the gateway is not ready after {within} s:\n{self.output}") from None
         return self
 
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        self._child.send_signal(number)
+
     async def terminate(self, within: float = 40.0) -> int:
         """Ask it to end (SIGTERM) and return its exit code. Raise TimeoutExpired if it goes on."""
         self._child.send_signal(signal.SIGTERM)
@@ -162,7 +166,8 @@ def parse_metrics(text: str) -> Metrics:
 
 
 def _address(where: Mapping[str, Any]) -> str:
-    return f"http://{where['host']}:{where['port']}"
+    scheme = "https" if "tls" in where else "http"
+    return f"{scheme}://{where['host']}:{where['port']}"
 
 
 def _client() -> httpx.AsyncClient:

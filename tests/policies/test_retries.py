@@ -107,6 +107,16 @@ def test_the_last_word_names_what_went_wrong(tried, remaining, reason):
         assert "maximum context length is 100 tokens" in no.message
 
 
+def test_calls_that_found_no_free_connection_may_come_again_in_a_second():
+    """Alone or beside an upstream that limits; beside a broken one it is a failure like any other."""
+    busy, limited = Failure(FailureKind.BUSY, "x"), Failure(FailureKind.RATE_LIMITED, "x", 429)
+    for tried in ([(A, busy)], [(A, limited), (B, busy)]):
+        assert verdict(tried, 1.0).reason is Reason.OVERLOADED
+        assert verdict(tried, 1.0).retry_after_us == 1_000_000
+
+    assert verdict([(A, busy), (B, RESET)], 1.0).reason is Reason.UPSTREAM_FAILED
+
+
 def test_patience_follows_the_prediction_within_bounds():
     """Three times, 10 to 120 seconds for a first token, at least 60 for a whole answer."""
     assert first_content_deadline(candidate(ttft=0.1)) == 10.0

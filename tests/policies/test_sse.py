@@ -1,13 +1,14 @@
 import itertools
 import json
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies import sse
 from policies.domain import Usage
-from policies.sse import DONE, EventTooLargeError, Splitter, Tap, error_event, usage_in, usage_of
+from policies.sse import DONE, EventTooLargeError, Splitter, Tap, error_event, refusal_event, usage_in, usage_of
 
 
 def event(**data):
@@ -97,6 +98,55 @@ def test_every_split_gives_the_same(cuts):
     assert (tap.events, tap.usage) == (3, Usage(3, 2, estimated=False))
 
 
+LINES = (
+    *(event[:-2] for event in (ROLE, WORD, WORD, WORD, STOP, USAGE, DONE)),
+    event(choices=[{"delta": {"content": "x"}, "finish_reason": "stop"}], usage={"completion_tokens": 4})[:-2],
+    event(error={"message": "no"})[:-2],
+    event(object="error", message="no")[:-2],
+    b'data: {"error": "text"}',
+    b"event: error",
+    b"event: message",
+    b'data:{"choices":',
+    b'data: [{"delta":{"content":"two lines"}}]}',
+    b"data: {oops",
+    b"data:",
+    b": ping",
+    b"id: 1",
+    b"retry: 5",
+    b"\xef\xbb\xbfdata: [DONE]",
+    b"",
+    b"",
+)
+"""What a line of a stream can be; two line ends in a row end an event."""
+
+
+def facts(tap):
+    return tap.committed, tap.usage, tap.events, tap.finished, tap.done, tap.error, tap.error_shown, tap.malformed
+
+
+@st.composite
+def cut_streams(draw):
+    """Draw any lines with any ends, and where the network cuts them; the last piece may end anywhere."""
+    lines = draw(st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from([b"\n", b"\n\n", b"\r\n", b"\r"]))))
+    stream = b"".join(line + end for line, end in lines)
+    cuts = draw(st.sets(st.integers(0, len(stream)), max_size=8))
+    return [stream[start:end] for start, end in itertools.pairwise(sorted({0, *cuts}))]
+
+
+@given(cut_streams(), st.booleans())
+@settings(max_examples=400)
+def test_any_stream_cut_anywhere_says_and_gives_the_same(parts, withhold):
+    """After each piece all is as if what came so far had come at once: bytes out, usage, events, commitment, end."""
+    tap, got, came = Tap(withhold_usage=withhold), b"", b""
+    for part in parts:
+        got += tap.feed(part)
+        came += part
+        whole = Tap(withhold_usage=withhold)
+        assert got == whole.feed(came)
+        assert facts(tap) == facts(whole)
+    assert tap.end() == whole.end() if parts else not tap.end()
+
+
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_every_line_end_ends_lines(end):
     """LF, CRLF and CR, at every split."""
@@ -147,9 +197,12 @@ def test_the_word_error_in_an_answer_is_no_error():
     assert tap.error is None
 
 
-def test_a_missing_done_is_added():
-    """And one that came is not doubled."""
-    assert relay(WORD + STOP)[0].end() == DONE
+def test_a_last_event_without_its_blank_line_is_completed():
+    """Some engines end there; what is not whole JSON was cut instead, and is nobody's."""
+    finish, cut = relay(WORD + STOP.rstrip())[0], relay(WORD + STOP[:-9])[0]
+
+    assert (finish.end(), finish.finished) == (STOP, True)
+    assert (cut.end(), cut.finished, cut.malformed) == (b"", False, 1)
     assert relay(WORD + STOP + DONE)[0].end() == b""
 
 
@@ -211,11 +264,110 @@ def test_the_end_of_a_long_answer_tells_its_usage():
     assert usage_in(b'"usage": {broken') is None
 
 
-def test_a_large_event_in_small_pieces_costs_no_more_than_its_length():
-    """Each byte is searched about once."""
-    splitter, piece = Splitter(), b"x" * 1400
-    splitter.feed(b"data: ")
-    for _ in range(1500):
-        assert splitter.feed(piece) == []
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_large_event_in_small_pieces_costs_as_much_a_piece_as_a_small_one(size):
+    """A megabyte of pieces costs what the same pieces cost in many events, give or take a factor."""
 
-    assert len(splitter.feed(b"\n\n")) == 1
+    def seconds(pieces, events):
+        splitter = Splitter()
+        started = time.perf_counter()
+        for _ in range(events):
+            for _ in range(pieces // events):
+                splitter.feed(b"x" * size)
+            assert len(splitter.feed(b"\n\n")) == 1
+        return time.perf_counter() - started
+
+    pieces = 2**20 // size
+    assert seconds(pieces, 1) < 8 * seconds(pieces, pieces // 100)
+
+
+def test_what_is_held_before_content_costs_by_its_length():
+    """However many comments come first."""
+
+    def seconds(comments):
+        tap = Tap(withhold_usage=True)
+        started = time.perf_counter()
+        for _ in range(comments):
+            tap.feed(b": ping\n\n")
+        return time.perf_counter() - started
+
+    assert seconds(40_000) < 40 * seconds(4_000)
+
+
+def test_the_largest_event_passes_whole():
+    """Of 8 MiB, in the pieces of a socket."""
+    whole = b"data: " + b"x" * (sse.MAX_EVENT - 8) + b"\n\n"
+    _, got = relay(WORD + whole, *range(65_536, sse.MAX_EVENT, 65_536))
+
+    assert got == WORD + whole
+
+
+def test_every_choice_that_tells_its_own_usage_counts():
+    """As llama.cpp does it; the prompt was one."""
+
+    def ended(index, **more):
+        return event(choices=[{"index": index, "delta": {}, "finish_reason": "stop"}], **more)
+
+    own = {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    assert relay(WORD + ended(0) + USAGE + WORD + ended(1) + USAGE)[0].usage == Usage(3, 4, estimated=False)
+    assert relay(ended(0, **own) + ended(1, **own))[0].usage == Usage(3, 4, estimated=False)
+    assert relay(ended(0, **own) + ended(1, **own) + USAGE)[0].usage == Usage(3, 2, estimated=False)
+    assert relay(USAGE + WORD + ended(0) + USAGE)[0].usage == Usage(3, 2, estimated=False)
+    assert relay(WORD + ended(0) + ended(1) + USAGE + USAGE)[0].usage == Usage(3, 2, estimated=False)
+
+
+@pytest.mark.parametrize("last", [event(error={"message": "no"}), DONE, b'event: error\ndata: {"error":"no"}\n\n'])
+def test_nothing_follows_a_streams_last_word(last):
+    """What did would make a failure look like a clean end."""
+    tap, got = relay(WORD + last + WORD + USAGE + DONE)
+
+    assert got == WORD + last
+    assert tap.feed(WORD) == tap.end() == b""
+    assert tap.usage is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [event(object="error", message="no"), b'event: error\ndata: {"message":"no"}\n\n', b"event:error\ndata: no\n\n"],
+)
+def test_an_error_that_clients_would_not_know_for_one_is_kept(odd):
+    """The gateway tells it in the API's own words."""
+    tap, got = relay(WORD + odd + DONE)
+
+    assert got == WORD
+    assert (tap.error is not None, tap.error_shown, tap.done) == (True, False, False)
+
+
+def test_an_empty_finish_reason_is_none():
+    """Some engines send it in every chunk."""
+    tap, got = relay(event(choices=[{"delta": {"role": "assistant"}, "finish_reason": ""}]))
+
+    assert (tap.committed, tap.finished, got) == (False, False, b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'{"error":{"message":"m","code":"c"}}', {"message": "m", "code": "c"}),
+        (b'{"error":"text"}', "text"),
+        (b'{"object":"error","message":"m"}', "m"),
+        (b'{"detail":[{"loc":["n"]}]}', '[{"loc": ["n"]}]'),
+        (b'{"title":"Gone"}', "Gone"),
+        (b"{}", "{}"),
+        (b"no such thing\n", "no such thing"),
+        (b"", "The upstream answered 422."),
+        (b"\xff" + b"[" * 100_000, None),
+    ],
+    ids=range(9),
+)
+def test_an_upstreams_refusal_becomes_one_error_event(body, error):
+    """In its own words, whatever their shape."""
+    written = refusal_event(422, body)
+    told = json.loads(written.removeprefix(b"data: "))["error"]
+
+    assert len(Splitter().feed(written)) == 1
+    if isinstance(error, dict):
+        assert told == error
+    else:
+        assert told["code"] == 422
+        assert error is None or told["message"] == error

@@ -1,11 +1,16 @@
+import asyncio
+import signal
+import ssl
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
 
 from gateway.cli.serve import command
-from tests.parts.gateway import GatewayProcess, write_config
+from tests.parts.certificates import self_signed
+from tests.parts.gateway import GatewayProcess, free_port, write_config
 from tests.parts.scripted import ScriptedServer
 
 SERVE = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
@@ -57,3 +62,69 @@ def test_an_option_that_would_be_ignored_is_refused(tmp_path):
 
     assert done.exit_code == 2
     assert "--data-dir goes without --config" in done.stderr
+
+
+def shown(port):
+    return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+
+
+async def test_a_hangup_shows_a_renewed_certificate_and_a_useless_one_changes_nothing(tmp_path):
+    """No connection is lost for it, and a file at fault is named in the log."""
+    pair = cert, _ = self_signed(tmp_path / "tls")
+    async with ScriptedServer() as upstream:
+        listen = {"host": "127.0.0.1", "port": free_port(), "tls": {"cert": "tls/cert.pem", "key": "tls/key.pem"}}
+        backends = {"a": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}}
+        async with GatewayProcess(write_config(tmp_path, {"listen": listen, "backends": backends})) as gateway:
+
+            async def hang_up(word):
+                gateway.send(signal.SIGHUP)
+                async with asyncio.timeout(10):
+                    while word not in gateway.output:  # noqa: ASYNC110 - another process's log
+                        await asyncio.sleep(0.02)
+
+            assert f"listens on https://127.0.0.1:{listen['port']}" in gateway.output
+            assert await asyncio.to_thread(shown, listen["port"]) == cert.read_text()
+            self_signed(tmp_path / "tls")
+            await hang_up("certificate renewed")
+            renewed = cert.read_text()
+            assert await asyncio.to_thread(shown, listen["port"]) == renewed
+            pair[1].write_text("")
+            await hang_up("the certificate in force stays")
+            assert f"{pair[1]} holds no private key" in gateway.output
+            assert await asyncio.to_thread(shown, listen["port"]) == renewed
+            assert await gateway.terminate() == 0
+            assert "Traceback" not in gateway.output
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_a_stop_waits_only_for_calls(tmp_path, tls):
+    """Whoever is idle, silent or half through a head is closed at once, with nothing in the log but the stop."""
+    listen = {"host": "127.0.0.1", "port": free_port()}
+    trust = None
+    if tls:
+        cert, key = self_signed(tmp_path / "tls")
+        listen["tls"] = {"cert": str(cert), "key": str(key)}
+        trust = ssl.create_default_context(cafile=cert)
+    async with ScriptedServer() as upstream:
+        backends = {"a": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}}
+        config = write_config(tmp_path, {"listen": listen, "backends": backends, "limits": {"body_deadline": 1}})
+        async with GatewayProcess(config) as gateway:
+            port = urlsplit(gateway.url).port
+            silent = await asyncio.open_connection("127.0.0.1", port)
+            begun = asyncio.get_running_loop().time()
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer %s\r\ncontent-length: 99\r\n"
+            callers = []
+            for said in (b"GET /v1/models HTTP/1.1\r\n\r\n", head, head + b"\r\n{", b""):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
+                writer.write(said % ((await gateway.create_key()).encode() if b"%s" in said else ()))
+                callers.append((reader, writer))
+            await callers[0][0].readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.2)
+
+            assert await gateway.terminate() == 0
+            assert asyncio.get_running_loop().time() - begun < 20
+            assert b"body_timeout" in await callers[2][0].read()
+            assert "Traceback" not in gateway.output
+            assert '"level": "error"' not in gateway.output
+            for _, writer in (silent, *callers):
+                writer.close()

@@ -1,5 +1,7 @@
 import pytest
 
+from tests.parts.certificates import self_signed
+
 DEPLOYMENT = "deployments: [{backend: gpu, model: m}]"
 
 
@@ -117,3 +119,33 @@ def test_a_hosted_backend_whose_key_could_not_be_read_is_told_once(mistakes_of):
 def test_deployments_are_not_blamed_when_the_backends_could_not_be_read(mistakes_of):
     (mistake,) = mistakes_of("backends: [gpu]\nmodels: {m: {deployments: [{backend: gpu, model: m}]}}\n")
     assert mistake.where == "backends"
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "told"),
+    [
+        ("gone.pem", "key.pem", (3, "listen.tls.cert", "gone.pem cannot be read: No such file")),
+        ("cert.pem", "gone.pem", (4, "listen.tls.key", "gone.pem cannot be read: No such file")),
+        ("cert.pem", "other/key.pem", (4, "listen.tls.key", "name the key the certificate was made for")),
+        ("key.pem", "cert.pem", (3, "listen.tls.cert", "holds no certificate")),
+    ],
+)
+def test_a_certificate_that_nobody_could_be_shown_is_told(mistakes_of, tmp_path, cert, key, told):
+    self_signed(tmp_path)
+    self_signed(tmp_path / "other")
+    text = "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
+    (mistake,) = mistakes_of(f"listen: {{tls: {{\n\n  cert: {cert},\n  key: {key}}}}}\n{text}")
+    assert (mistake.line, mistake.where) == told[:2]
+    assert told[2] in f"{mistake.message}; {mistake.remedy}"
+
+
+def test_a_certificate_without_its_key_is_told_once(only_mistake_of):
+    mistake = only_mistake_of("listen: {tls: {cert: gone.pem}}\n")
+    assert (mistake.where, mistake.message) == ("listen.tls.key", "is missing")
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example.org", "10.0.0.0/33", "*"])
+def test_a_proxy_that_is_no_address_is_told(only_mistake_of, network):
+    mistake = only_mistake_of(f"listen:\n  trusted_proxies: [127.0.0.1, '{network}']\n")
+    assert (mistake.line, mistake.where) == (3, "listen.trusted_proxies[1]")
+    assert "is no range of addresses; write an address or a range such as 10.0.0.0/8" in str(mistake)

@@ -1,7 +1,9 @@
+from ipaddress import ip_network
 from pathlib import Path
 
-from gateway.config.settings import STANDARD, Backend, Limits, Listen, Organization, StoreSettings, Telemetry
+from gateway.config.settings import STANDARD, Backend, Limits, Listen, Organization, StoreSettings, Telemetry, Tls
 from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+from tests.parts.certificates import self_signed
 
 FULL = """\
 listen: {host: 0.0.0.0, port: 9000}
@@ -22,7 +24,7 @@ models:
       - {backend: hosted, model: mistralai/mistral-medium-3.5-128b, price: {input: 1.5, output: 7.5}}
     fallbacks: [any]
     routing: {ttft_target: 2.0, value_of_time: 0.001, max_attempts: 1}
-    deadlines: {total: 60}
+    deadlines: {total: 60, keep_alive: 15}
   small:
     aliases: [any]
     deployments: [{backend: hosted, model: small}]
@@ -74,7 +76,7 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
             ),
             fallbacks=("small",),
             routing=RoutingTerms(ttft_target=2.0, value_of_time=1_000_000, max_attempts=1),
-            deadlines=Deadlines(60.0),
+            deadlines=Deadlines(60.0, 15.0),
         ),
         Model(
             name="small",
@@ -120,3 +122,19 @@ def test_a_file_may_give_the_standard_plan_other_numbers(settings_of):
 def test_an_absolute_data_directory_stays_where_it_is(settings_of):
     settings = settings_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\nstore: {data_dir: /var/lib/s}\n")
     assert settings.store.data_dir == Path("/var/lib/s")
+
+
+def test_tls_and_trusted_proxies_belong_to_the_callers_address(settings_of, tmp_path):
+    self_signed(tmp_path / "tls")
+    settings = settings_of(
+        "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
+        "listen:\n"
+        "  tls: {cert: tls/cert.pem, key: ./tls/key.pem}\n"
+        "  trusted_proxies: [10.0.0.0/8, '::1']\n"
+        "limits: {connections: 100, connections_per_address: 5}\n"
+    )
+    tls = Tls(tmp_path / "tls" / "cert.pem", tmp_path / "tls" / "key.pem")
+    proxies = (ip_network("10.0.0.0/8"), ip_network("::1"))
+    assert settings.listen == Listen("127.0.0.1", 8600, tls, proxies)
+    assert settings.operations == Listen("127.0.0.1", 8601)
+    assert settings.limits == Limits(connections=100, connections_per_address=5)

@@ -6,6 +6,7 @@ from gateway.config.reading import Row, keys_of
 PLACES = {
     "the file": "{key}: 1\n",
     "a listen address": "listen: {{{key}: 1}}\n",
+    "the operations address": "operations: {{{key}: 1}}\n",
     "a backend": "",
     "an organization": "organizations: {{acme: {{{key}: 1}}}}\n",
     "a plan": "plans: {{gold: {{concurrent_requests: 1, {key}: 1}}}}\n",

@@ -48,6 +48,7 @@ SECRET = "hunter2"
         (TERMS.format("routing: {max_attempts: 11}"), 5, "models.m.routing.max_attempts", "out of range"),
         (TERMS.format("deadlines: {total: 0.5}"), 5, "models.m.deadlines.total", "seconds from 1 to 86,400"),
         (TERMS.format("deadlines: {total: 86401}"), 5, "models.m.deadlines.total", "out of range"),
+        (TERMS.format("deadlines: {keep_alive: 0}"), 5, "models.m.deadlines.keep_alive", "seconds from 1 to 86,400"),
         ("plans: {p: {requests_per_minute: 0}}\n", 2, "plans.p.requests_per_minute", "out of range"),
         ("plans: {p: {requests_per_minute: -5}}\n", 2, "plans.p.requests_per_minute", "out of range"),
         ("plans: {p: {tokens_per_minute: 1.5}}\n", 2, "plans.p.tokens_per_minute", "not a whole number"),

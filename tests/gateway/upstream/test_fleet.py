@@ -98,7 +98,7 @@ async def test_an_upstream_gets_its_own_credential_and_what_its_dialect_sends():
     """Identity coding, so that usage can be read."""
     home = Home(Backend("hosted", "nvidia", "https://x/v1", "nvapi-1"))
 
-    assert ("authorization", "Bearer nvapi-1") in home.headers
-    assert ("accept-encoding", "identity") in home.headers
-    assert ("nvcf-poll-seconds", "60") in home.headers
+    assert (b"authorization", b"Bearer nvapi-1") in home.headers
+    assert (b"accept-encoding", b"identity") in home.headers
+    assert (b"nvcf-poll-seconds", b"60") in home.headers
     await home.transport.aclose()

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from gateway.config.settings import Backend
+from gateway.upstream.fleet import Home
 from gateway.upstream.listing import Listed, engine_at, models_of
 from tests.parts.http1 import Http1Server
 
@@ -24,6 +25,14 @@ class Engine(Http1Server):
         status = self.unknown if found is None else 200
         head = f"HTTP/1.1 {status} \r\n{self.header}content-length: {len(body)}\r\n\r\n"
         await connection.write(head.encode() + body)
+
+
+async def listing(backend):
+    """Ask a backend for its models, as a gateway that has it does."""
+    home = Home(backend)
+    told = await models_of(home)
+    await home.transport.aclose()
+    return told
 
 
 # What each engine answers, as BACKENDS' own sources and servers have it.
@@ -52,7 +61,7 @@ async def test_a_gateway_is_never_a_backend():
         engine.header = "x-sluiceway-config: abc\r\n"
 
         assert await engine_at(engine.port) is None
-        assert "gateway" in await models_of(Backend("x", "vllm", f"{engine.url}/v1"))
+        assert "gateway" in await listing(Backend("x", "vllm", f"{engine.url}/v1"))
 
 
 async def test_whoever_else_listens_there_is_no_engine():
@@ -65,13 +74,13 @@ async def test_whoever_else_listens_there_is_no_engine():
 async def test_a_backend_lists_its_models_with_their_windows():
     """As vLLM does; anything unreadable is no listing."""
     async with Engine(v1__models=MODELS) as engine:
-        assert await models_of(Backend("x", "vllm", f"{engine.url}/v1", "key")) == [Listed("org/m", 4096)]
+        assert await listing(Backend("x", "vllm", f"{engine.url}/v1", "key")) == [Listed("org/m", 4096)]
         assert engine.requests[0].header("authorization") == "Bearer key"
         engine.answers["/v1/models"] = {"data": "nonsense"}
-        assert "no list of models" in await models_of(Backend("x", "vllm", f"{engine.url}/v1"))
+        assert "no list of models" in await listing(Backend("x", "vllm", f"{engine.url}/v1"))
         engine.answers.clear()
-        assert "answered 404" in await models_of(Backend("x", "vllm", f"{engine.url}/v1"))
-    assert "ConnectError" in await models_of(Backend("x", "vllm", "http://127.0.0.1:9/v1"))
+        assert "answered 404" in await listing(Backend("x", "vllm", f"{engine.url}/v1"))
+    assert "ConnectError" in await listing(Backend("x", "vllm", "http://127.0.0.1:9/v1"))
 
 
 async def test_lm_studio_answers_200_to_what_it_does_not_know(monkeypatch):

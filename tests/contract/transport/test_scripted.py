@@ -1,51 +1,18 @@
 """What a transport promises, ours and the stock one alike, over real sockets and an upstream that does as scripted."""
 
 import asyncio
-import ssl
 
 import httpx
 import pytest
 
 from gateway.upstream import transport as module
-from gateway.upstream.transport import ERRORS, failure_of, open_transport, timeouts
 from policies.failures import FailureKind
 from tests.gateway.harness import eventually
-from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, ScriptedServer, Status
+from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status
+from tests.parts.transports import begin, fetch, opened
 
+LOOPS = ["uvloop", "asyncio"]
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture(params=["pooled", "httpx"])
-async def transport(request):
-    opened = open_transport(request.param)
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
-async def upstream():
-    async with ScriptedServer() as started:
-        yield started
-
-
-async def begin(transport, url, body=b"{}"):
-    headers = [("content-type", "application/json")]
-    return await transport.handle_async_request(
-        httpx.Request("POST", f"{url}/x", headers=headers, content=body, extensions=timeouts())
-    )
-
-
-async def fetch(transport, url, body=b"{}"):
-    """Make one call and return (status, headers, body), or the Failure that its error means."""
-    try:
-        response = await begin(transport, url, body)
-        parts = [part async for part in response.stream]
-        await response.aclose()
-    except ERRORS as error:
-        return failure_of(error)
-    return response.status_code, response.headers, b"".join(parts)
-
-
 HEAD = b"HTTP/1.1 200 OK\r\n"
 WHOLE = {
     "by length": [Raw(HEAD + b"content-length: 5\r\n\r\nhello")],
@@ -74,17 +41,6 @@ async def test_a_whole_answer_is_read_however_it_is_framed(transport, upstream, 
 
     assert (status, body) == (200, b"hello")
     assert "link" not in headers
-
-
-@pytest.mark.parametrize("framing", ["by length", "chunked with extensions and trailers", "after interim answers"])
-async def test_every_split_reads_the_same(upstream, framing):
-    """One byte more or less in a segment changes nothing."""
-    opened = open_transport("pooled")
-    wire = b"".join(step.data for step in WHOLE[framing] if isinstance(step, Raw))
-    for cut in range(1, len(wire), 3):
-        upstream.enqueue([Raw(wire[:cut]), Pause(0.001), Raw(wire[cut:])])
-        assert (await fetch(opened, upstream.url))[2] == b"hello"
-    await opened.aclose()
 
 
 @pytest.mark.parametrize("status", [204, 304])
@@ -171,8 +127,7 @@ async def test_cancelling_closes_at_once_in_every_phase(transport, upstream):
 async def test_a_body_left_unread_closes_its_connection(transport, upstream):
     """What is still to come must not be taken for another call's."""
     upstream.enqueue([Raw(HEAD + b"content-length: 50\r\n\r\nhello"), Hang()])
-    response = await begin(transport, upstream.url)
-    await response.aclose()
+    (await begin(transport, upstream.url)).close()
 
     assert await eventually(lambda: not upstream.connections)
     assert (await fetch(transport, upstream.url))[0] == 200
@@ -181,13 +136,28 @@ async def test_a_body_left_unread_closes_its_connection(transport, upstream):
 async def test_a_slow_reader_pauses_the_upstream(transport, upstream):
     """Memory stays flat, whatever the upstream would send."""
     upstream.enqueue([Status(200, JSON), *[Bytes(b"x" * 100_000)] * 400])
-    response = await begin(transport, upstream.url)
+    answer = await begin(transport, upstream.url)
     await asyncio.sleep(0.5)
     (connection,) = upstream.connections
     assert connection.sent < 15_000_000
 
-    assert sum([len(part) async for part in response.stream]) == 40_000_000
-    await response.aclose()
+    size = 0
+    while (part := await answer.read()) is not None:
+        size += len(part)
+    assert size == 40_000_000
+
+
+async def test_any_httpx_client_can_use_it(transport, upstream):
+    """For all that is no call: other methods, and answers as httpx has them."""
+    upstream.enqueue([Raw(HEAD + b"content-type: text/plain\r\ncontent-length: 5\r\n\r\nhello")])
+    client = httpx.AsyncClient(transport=transport)
+
+    listed = await client.get(f"{upstream.url}/v1/models")
+    answer = await client.post(upstream.url, json={"a": 1})
+
+    assert listed.json()["object"] == "list"
+    assert (answer.text, answer.headers["content-type"]) == ("hello", "text/plain")
+    assert len(upstream.connections) == 1
 
 
 async def test_a_large_request_goes_out_whole(transport, upstream):
@@ -206,14 +176,60 @@ async def test_an_answer_before_the_end_of_the_request_is_an_answer(transport, u
     assert (await fetch(transport, upstream.url))[::2] == (413, b"no")
 
 
+@pytest.fixture(params=["pooled", "httpx"])
+async def narrow(request, upstream):
+    """Open a transport of at most three connections."""
+    started = opened(request.param, upstream.url, max_connections=3)
+    yield started
+    await started.aclose()
+
+
+async def test_a_bound_on_connections_is_kept_and_calls_take_turns(narrow, upstream):
+    """Twelve callers over three connections."""
+    at_most = []
+    upstream.default = [Pause(0.01), Raw(HEAD + b"content-length: 5\r\n\r\nhello")]
+
+    async def call():
+        read = await fetch(narrow, upstream.url)
+        at_most.append(len(upstream.connections))
+        return read
+
+    reads = await asyncio.gather(*(call() for _ in range(12)))
+
+    assert [read[2] for read in reads] == [b"hello"] * 12
+    assert max(at_most) == 3
+
+
+async def test_a_call_that_gets_no_connection_in_time_is_busy(narrow, upstream, monkeypatch):
+    """The calls under way are not disturbed, and their connections are used again."""
+    monkeypatch.setattr(module, "CONNECT", 0.1)
+    upstream.default = [Pause(0.3), Raw(HEAD + b"content-length: 5\r\n\r\nhello")]
+    calls = [asyncio.ensure_future(fetch(narrow, upstream.url)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+
+    assert (await fetch(narrow, upstream.url)).kind is FailureKind.BUSY
+    assert [read[0] for read in await asyncio.gather(*calls)] == [200] * 3
+    upstream.default = None
+    assert (await fetch(narrow, upstream.url))[0] == 200
+    assert len(upstream.connections) == 3
+
+
+async def test_callers_who_leave_while_they_wait_take_nothing_with_them(narrow, upstream):
+    """All three connections serve on."""
+    upstream.default = [Pause(0.05), Raw(HEAD + b"content-length: 5\r\n\r\nhello")]
+    calls = [asyncio.ensure_future(fetch(narrow, upstream.url)) for _ in range(9)]
+    await asyncio.sleep(0.02)
+    for call in calls[3::2]:
+        call.cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    more = await asyncio.gather(*(fetch(narrow, upstream.url) for _ in range(6)))
+
+    assert [isinstance(result, asyncio.CancelledError) for result in results].count(True) == 3
+    assert [read[0] for read in more] == [200] * 6
+
+
 class TestOurs:
     """What only the pooled one promises."""
-
-    @pytest.fixture
-    async def pooled(self):
-        opened = open_transport("pooled")
-        yield opened
-        await opened.aclose()
 
     async def test_the_end_of_an_idle_connection_that_crosses_a_request_is_not_a_failure(self, pooled, upstream):
         """The request goes out once more, on a new connection, and was read once."""
@@ -266,56 +282,3 @@ class TestOurs:
         idle = sum(len(pool) for pool in pooled._pools.values())
 
         assert await eventually(lambda: len(upstream.connections) <= idle)
-
-    async def test_tls_is_verified_and_spoken(self, pooled, tmp_path, monkeypatch):
-        """With the authorities that are trusted, for the name that was asked for."""
-        certificate, key = self_signed(tmp_path)
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate, key)
-
-        async def serve(reader, writer):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(HEAD + b"content-length: 5\r\n\r\nhello")
-            await writer.drain()
-
-        listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        port = listener.sockets[0].getsockname()[1]
-        untrusted = await fetch(pooled, f"https://localhost:{port}")
-        monkeypatch.setattr(module, "trusted", lambda: ssl.create_default_context(cafile=certificate))
-        fresh = open_transport("pooled")
-        by_name, by_address = [await fetch(fresh, f"https://{host}:{port}") for host in ("localhost", "127.0.0.1")]
-        await fresh.aclose()
-        listener.close()
-
-        assert untrusted.kind is FailureKind.CONNECT
-        assert by_name[2] == b"hello"
-        assert by_address.kind is FailureKind.CONNECT
-
-
-def self_signed(folder):
-    """Make a certificate for the name localhost, valid for an hour."""
-    import datetime as dt
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=1))
-        .not_valid_after(now + dt.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    encoding = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    paths[1].write_bytes(key.private_bytes(*encoding))
-    return paths

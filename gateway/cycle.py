@@ -1,0 +1,134 @@
+"""One request and its answer on a caller's connection.
+
+Law: an answer's head goes out with the first part of its body, in one write. Who has to know at once that the caller
+has left is called then; no task waits for it, since a task a call is a tenth of what a small call costs.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+LEAVING = "sluiceway.leaving"
+"""The extension of an ASGI scope under which its `Leaving` is found."""
+
+JOINED = 64 * 1024
+"""Bytes of a body up to which it is copied behind its head; a longer one is handed over as it is."""
+
+
+class Leaving:
+    """What to do when the caller leaves. It knows neither side, so that no ring keeps a call from being freed."""
+
+    __slots__ = ("then",)
+
+    def __init__(self) -> None:
+        self.then: Callable[[], None] | None = None
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer; `run_asgi` and `receive` are uvicorn's."""
+
+    def __init__(self, leaving: Leaving, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own, by name
+        self._leaving = leaving
+        self._gone = False
+        self._head = b""
+        super().__init__(**parts)
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the caller has left before its answer was whole."""
+        return self._gone
+
+    @disconnected.setter
+    def disconnected(self, gone: bool) -> None:
+        self._gone = gone
+        if gone and self._leaving.then is not None:
+            self._leaving.then()
+
+    async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's, read member by member
+        """Take one message of the answer. Raises RuntimeError where it is out of turn or of the wrong length."""
+        if self.flow.write_paused and not self._gone:
+            await self.flow.drain()
+        if self._gone:
+            return
+        if message["type"] == "http.response.start" and not self.response_started:
+            self._start(message["status"], message.get("headers", ()))
+        elif message["type"] == "http.response.body" and self.response_started and not self.response_complete:
+            self._continue(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            raise RuntimeError(f"{message['type']} is out of turn")
+
+    def _start(self, status: int, headers: Any) -> None:  # noqa: ANN401 - pairs of bytes
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        lines = [STATUS_LINE[status][:-2]]
+        for name, value in (*self.default_headers, *headers):
+            if name == b"content-length":
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif name == b"connection" and value.lower() == b"close":
+                self.keep_alive = False
+                continue
+            lines.append(b"%b: %b" % (name, value))
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        if self.chunked_encoding is None and status not in {204, 304}:
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked")
+        head = b"\r\n".join((*lines, b"", b""))
+        if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
+            raise RuntimeError("a header of an answer holds a line break")
+        self._head = head
+
+    def _continue(self, body: bytes, *, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length, framed = 0, b""
+        elif self.chunked_encoding:
+            framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            framed = framed if more else framed + b"0\r\n\r\n"
+        else:
+            self.expected_content_length -= len(body)
+            framed = body
+        if self.expected_content_length < 0 or (self.expected_content_length and not more):
+            raise RuntimeError(f"an answer's body is not of the length its head says: {-self.expected_content_length}")
+        head, self._head = self._head, b""
+        if len(framed) > JOINED:
+            self.transport.writelines([head, framed])
+        else:
+            self.transport.write(head + framed)
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+
+def begin(wire: HttpToolsProtocol) -> Cycle:
+    """Return the cycle of the request whose head `wire`'s parser has just read, and complete the request's scope."""
+    leaving = Leaving()
+    url, version = httptools.parse_url(wire.url), wire.parser.get_http_version()
+    scope: dict[str, Any] = wire.scope  # type: ignore[assignment] # a TypedDict, less what stands in the head
+    scope["method"] = wire.parser.get_method().decode("ascii")
+    scope["http_version"] = version
+    scope["path"] = unquote(url.path.decode("ascii"))
+    scope["raw_path"] = url.path
+    scope["query_string"] = url.query or b""
+    scope["extensions"] = {LEAVING: leaving}
+    return Cycle(
+        leaving,
+        scope=scope,
+        transport=wire.transport,
+        flow=wire.flow,
+        logger=wire.logger,
+        access_logger=wire.access_logger,
+        access_log=False,
+        default_headers=wire.server_state.default_headers,
+        message_event=asyncio.Event(),
+        expect_100_continue=wire.expect_100_continue,
+        keep_alive=version != "1.0" and wire.parser.should_keep_alive(),
+        on_response=wire.on_response_complete,
+    )

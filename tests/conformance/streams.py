@@ -1,0 +1,91 @@
+"""The golden streams: what each engine puts on the wire, and what a caller who did not ask for usage gets of it.
+
+`golden/NAME.sse` holds the bytes. "recorded" streams come from the engine itself; the others are written after what the
+engine's sources or documentation say, named here, or after reports of what was seen.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+GOLDEN = Path(__file__).parent / "golden"
+
+WHOLE, UNSEEN, TOO_LONG, SEEN, RETOLD = "whole", "failed unseen", "too long", "failed seen", "failed, retold"
+"""How a stream ends: well; in a failure that another deployment may mend, or only one with a larger window; in one that
+the caller is told of, by the upstream's own words or, where no client would know them for an error, by ours."""
+
+
+class Stream(NamedTuple):
+    """One golden stream: `told` are prompt and completion tokens, `says` and `thinks` the first choice's text."""
+
+    name: str
+    source: str
+    told: tuple[int, int] | None = None
+    says: str = ""
+    thinks: str = ""
+    ends: str = WHOLE
+    events: int = 0
+    held: bool = True
+    """Whether a usage event of its own is withheld."""
+
+    @property
+    def wire(self) -> bytes:
+        """The bytes."""
+        return (GOLDEN / f"{self.name}.sse").read_bytes()
+
+    @property
+    def passed(self) -> bytes:
+        """What goes out of them: no usage event, nothing after an error, an added `[DONE]` left out."""
+        out = b""
+        if self.ends in {UNSEEN, TOO_LONG}:
+            return out
+        for event in self.wire.split(b"\n\n")[:-1]:
+            if self.held and b'"usage":{' in event and b'"choices":[]' in event:
+                continue
+            failed = self.ends in {SEEN, RETOLD} and b'"choices"' not in event
+            out += b"" if failed and self.ends == RETOLD else event + b"\n\n"
+            if failed:
+                break
+        return out
+
+
+_VLLM = "vLLM, entrypoints/openai/chat_completion/serving.py"
+_LLAMA = " garden bridge slowly under"
+_HOSTED = "NVIDIA hosted: vLLM of unknown version behind it, seen in streams of users"
+
+STREAMS = (
+    Stream("vllm_reasoning", f"{_VLLM}, 0.17 and later (PR 33402)", (12, 6), "Four.", "Let me see.", events=4),
+    Stream("vllm_old_reasoning_content", f"{_VLLM}, before 0.17", (12, 4), "Four", "Let me see.", events=3),
+    Stream("vllm_continuous_usage", f"{_VLLM}, stream_options.continuous_usage_stats", (12, 3), "Four.", events=2),
+    Stream("vllm_error_mid_stream", f"{_VLLM}, create_streaming_error_response", None, "Four", ends=SEEN, events=1),
+    Stream("vllm_error_first", f"{_VLLM}, create_streaming_error_response", ends=UNSEEN),
+    Stream("vllm_old_error_mid_stream", "vLLM before 0.10: ErrorResponse", None, "Four", ends=RETOLD, events=1),
+    Stream("vllm_tool_call", f"{_VLLM}: id and name first, then arguments", (80, 17), events=4),
+    Stream("vllm_two_choices", f"{_VLLM}, n=2", (12, 5), "Four.", events=3),
+    Stream("vllm_logprobs", f"{_VLLM}, logprobs", (12, 2), 'Four"usage"', events=2),
+    Stream("vllm_completions", "vLLM, entrypoints/openai/completion/serving.py", (5, 2), " four.", events=2),
+    Stream("sglang", "SGLang, entrypoints/openai/serving_chat.py", (9, 5), "Four.", "Hm.", events=3),
+    Stream("sglang_queue_timeout", "SGLang issue 17143", ends=UNSEEN),
+    Stream("llamacpp", "llama.cpp server, recorded", (24, 4), " under garden garden garden", events=4),
+    Stream("llamacpp_two_choices", "llama.cpp server, recorded, n=2", (24, 8), " under garden garden garden", events=9),
+    Stream("llamacpp_logprobs", "llama.cpp server, recorded", (24, 4), " under garden garden garden", events=4),
+    Stream("llamacpp_completions", "llama.cpp server, recorded", (6, 4), _LLAMA, events=4),
+    Stream("llamacpp_completions_two_choices", "llama.cpp server, recorded, n=2", (6, 8), _LLAMA, events=8),
+    Stream("lmstudio", "LM Studio documentation, developer/openai-compat", (11, 2), "Four.", events=2),
+    Stream("lmstudio_overflow", "lmstudio-bug-tracker issue 2322", ends=TOO_LONG),
+    Stream("lmstudio_overflow_no_error_member", "lmstudio-bug-tracker issue 2322, older builds", ends=TOO_LONG),
+    Stream(
+        "lmstudio_error_mid_stream", "LM Studio: event: error, whatever its data", None, "Four", ends=RETOLD, events=1
+    ),
+    Stream("lmstudio_zero_deltas", "lmstudio-bug-tracker issue 2339", (31430, 0), ends=UNSEEN),
+    Stream("transformers", "transformers, cli/serving/chat_completion.py: no [DONE]", (14, 3), "Four.", events=2),
+    Stream("transformers_error_first", "transformers, cli/serving/utils.py: an error is text", ends=UNSEEN),
+    Stream("transformers_error_mid_stream", "transformers, cli/serving/utils.py", None, "Four", ends=SEEN, events=1),
+    Stream("nim", "NIM for LLMs documentation, API reference", (12, 3), "Four.", events=2),
+    Stream("nvidia_reasoning", _HOSTED, (12, 4), "Four", "Hm.", events=2),
+    Stream("nvidia_reasoning_content", _HOSTED, (12, 4), "Four", "Hm.", events=2),
+    Stream("nvidia_think_text", _HOSTED, (12, 6), "<think>Hm.</think>Four", events=3),
+    Stream("nvidia_empty", "OmniRoute issue 3758: 200 and nothing", ends=UNSEEN),
+    Stream("openai", "OpenAI API reference: obfuscation, usage null in every chunk", (12, 10), "Four.", events=2),
+    Stream("openai_refusal", "OpenAI API reference: delta.refusal", None, events=1),
+    Stream("mistral_blocks", "Mistral documentation, reasoning: content in blocks", (10, 4), events=3),
+)

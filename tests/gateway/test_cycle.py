@@ -1,0 +1,178 @@
+import asyncio
+
+import pytest
+
+from gateway.cycle import LEAVING, Cycle, Leaving
+
+
+class Transport:
+    """Keeps what is written, one entry a write."""
+
+    def __init__(self):
+        self.writes = []
+        self.closed = False
+
+    def write(self, data):
+        self.writes.append(bytes(data))
+
+    def writelines(self, parts):
+        self.writes.append(b"".join(parts))
+
+    def is_closing(self):
+        return self.closed
+
+    def close(self):
+        self.closed = True
+
+
+class Flow:
+    write_paused = False
+
+
+@pytest.fixture
+def begin():
+    def made(method="POST", keep_alive=True):
+        leaving = Leaving()
+        cycle = Cycle(
+            leaving,
+            scope={"method": method, "extensions": {LEAVING: leaving}},
+            transport=Transport(),
+            flow=Flow(),
+            logger=None,
+            access_logger=None,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=keep_alive,
+            on_response=lambda: None,
+        )
+        return cycle, cycle.transport
+
+    return made
+
+
+def start(*headers, status=200):
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def part(body, *, more=False):
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+LENGTH = (b"content-length", b"2")
+
+
+async def test_a_head_goes_out_with_the_first_of_its_body(begin):
+    """One write, one segment."""
+    cycle, transport = begin()
+
+    await cycle.send(start(LENGTH))
+    assert transport.writes == []
+    await cycle.send(part(b"ok"))
+
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]
+    assert cycle.response_complete
+    assert not transport.closed
+
+
+async def test_a_body_of_unknown_length_is_chunked(begin):
+    """An empty part is no chunk, for that would be the last one."""
+    cycle, transport = begin()
+
+    for message in (start(), part(b"one", more=True), part(b"", more=True), part(b"two")):
+        await cycle.send(message)
+
+    head, body = b"".join(transport.writes).split(b"\r\n\r\n", 1)
+    assert head == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked"
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+
+
+async def test_a_large_body_is_the_same_on_the_wire(begin):
+    """It is not copied behind its head."""
+    cycle, transport = begin()
+    body = b"x" * 200_000
+
+    await cycle.send(start((b"content-length", b"200000")))
+    await cycle.send(part(body))
+
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n" + body]
+
+
+@pytest.mark.parametrize("said", [(), ((b"connection", b"close"),)])
+async def test_a_connection_that_will_not_be_kept_is_said_to_be_closed_and_is(begin, said):
+    """Whoever wants it: the caller or the application."""
+    cycle, transport = begin(keep_alive=bool(said))
+
+    await cycle.send(start(LENGTH, *said))
+    await cycle.send(part(b"ok"))
+
+    assert transport.writes[0].count(b"connection: close\r\n") == 1
+    assert transport.closed
+
+
+async def test_the_answer_to_a_head_request_has_no_body(begin):
+    """Though its head tells the length."""
+    cycle, transport = begin("HEAD")
+
+    await cycle.send(start(LENGTH))
+    await cycle.send(part(b"ok"))
+
+    assert transport.writes == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"]
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_a_status_without_a_body_is_not_chunked(begin, status):
+    """A client would wait for a chunk."""
+    cycle, transport = begin()
+
+    await cycle.send(start(status=status))
+    await cycle.send(part(b""))
+
+    assert b"chunked" not in transport.writes[0]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [part(b"ok")],
+        [start(), start()],
+        [start(LENGTH), part(b"ok"), part(b"ok")],
+        [start(LENGTH), part(b"longer")],
+        [start(LENGTH), part(b"s")],
+        [start((b"x", b"a\r\nset-cookie: b"))],
+        [start((b"x", b"a\nb"))],
+    ],
+)
+async def test_an_application_that_breaks_the_protocol_is_told(begin, messages):
+    """Before a caller could be misled."""
+    cycle, _ = begin()
+
+    async def answer():
+        for message in messages:
+            await cycle.send(message)
+
+    with pytest.raises(RuntimeError):
+        await answer()
+
+
+async def test_who_wants_to_know_is_told_that_the_caller_left_and_nothing_is_sent_any_more(begin):
+    """At once, and by a plain call."""
+    cycle, transport = begin()
+    told = []
+    cycle.scope["extensions"][LEAVING].then = lambda: told.append("left")
+
+    cycle.disconnected = True
+    await cycle.send(start(LENGTH))
+
+    assert told == ["left"]
+    assert transport.writes == []
+
+
+async def test_a_caller_who_leaves_when_nobody_listens_is_no_matter(begin):
+    """As in the moments before a call is known."""
+    cycle, _ = begin()
+    cycle.disconnected = True
+
+    assert cycle.disconnected
+    assert await cycle.receive() == {"type": "http.disconnect"}
