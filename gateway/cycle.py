@@ -12,47 +12,58 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-LEAVING = "sluiceway.leaving"
-"""The extension of an ASGI scope under which its `Leaving` is found."""
+CALLER = "sluiceway.caller"
+"""The extension of an ASGI scope under which its `Caller` is found."""
 
 JOINED = 64 * 1024
 """Bytes of a body up to which it is copied behind its head; a longer one is handed over as it is."""
 
 
-class Leaving:
-    """What to do when the caller leaves. It knows neither side, so that no ring keeps a call from being freed."""
+class Caller:
+    """What is known of the caller beside ASGI. It knows neither side, so that no ring keeps a call from being freed.
 
-    __slots__ = ("then",)
+    `body`: the whole body, where it came together with its head; then nothing need be received. `gone`: the caller has
+    left; `then`: what to do when it does.
+    """
+
+    __slots__ = ("body", "gone", "then")
 
     def __init__(self) -> None:
+        self.gone = False
+        self.body: bytearray | None = None
         self.then: Callable[[], None] | None = None
 
 
 class Cycle(RequestResponseCycle):
-    """One request and its answer; `run_asgi` and `receive` are uvicorn's."""
+    """One request and its answer; `run_asgi` is uvicorn's. `taken`: something of the request was received."""
 
-    def __init__(self, leaving: Leaving, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own, by name
-        self._leaving = leaving
-        self._gone = False
+    def __init__(self, caller: Caller, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own, by name
+        self.caller = caller
+        self.taken = False
         self._head = b""
         super().__init__(**parts)
 
     @property
     def disconnected(self) -> bool:
         """Whether the caller has left before its answer was whole."""
-        return self._gone
+        return self.caller.gone
 
     @disconnected.setter
     def disconnected(self, gone: bool) -> None:
-        self._gone = gone
-        if gone and self._leaving.then is not None:
-            self._leaving.then()
+        self.caller.gone = gone
+        if gone and self.caller.then is not None:
+            self.caller.then()
+
+    async def receive(self) -> Any:  # noqa: ANN401 - ASGI's
+        """Return the next message about the request."""
+        self.taken = True
+        return await super().receive()
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's, read member by member
         """Take one message of the answer. Raises RuntimeError where it is out of turn or of the wrong length."""
-        if self.flow.write_paused and not self._gone:
+        if self.flow.write_paused and not self.caller.gone:
             await self.flow.drain()
-        if self._gone:
+        if self.caller.gone:
             return
         if message["type"] == "http.response.start" and not self.response_started:
             self._start(message["status"], message.get("headers", ()))
@@ -109,7 +120,7 @@ class Cycle(RequestResponseCycle):
 
 def begin(wire: HttpToolsProtocol) -> Cycle:
     """Return the cycle of the request whose head `wire`'s parser has just read, and complete the request's scope."""
-    leaving = Leaving()
+    caller = Caller()
     url, version = httptools.parse_url(wire.url), wire.parser.get_http_version()
     scope: dict[str, Any] = wire.scope  # type: ignore[assignment] # a TypedDict, less what stands in the head
     scope["method"] = wire.parser.get_method().decode("ascii")
@@ -117,9 +128,9 @@ def begin(wire: HttpToolsProtocol) -> Cycle:
     scope["path"] = unquote(url.path.decode("ascii"))
     scope["raw_path"] = url.path
     scope["query_string"] = url.query or b""
-    scope["extensions"] = {LEAVING: leaving}
+    scope["extensions"] = {CALLER: caller}
     return Cycle(
-        leaving,
+        caller,
         scope=scope,
         transport=wire.transport,
         flow=wire.flow,
@@ -132,3 +143,9 @@ def begin(wire: HttpToolsProtocol) -> Cycle:
         keep_alive=version != "1.0" and wire.parser.should_keep_alive(),
         on_response=wire.on_response_complete,
     )
+
+
+def body_ended(cycle: RequestResponseCycle) -> None:
+    """Note that the whole body is here; if none of it was taken yet it can be had without waiting."""
+    if isinstance(cycle, Cycle) and not cycle.taken:
+        cycle.caller.body = cycle.body

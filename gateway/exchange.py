@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway import clock
 from gateway.attempts import Attempts
-from gateway.cycle import LEAVING, Leaving
+from gateway.cycle import CALLER, Caller
 from gateway.intake import CallerLeft, Receive
 from gateway.reply import Reply, Send
 from gateway.services import Services
@@ -68,7 +68,7 @@ class Exchange:
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._reply = Reply(send, _request_id(self._headers), services.config)
         self._span = services.telemetry.server_span("POST", scope["path"], self._headers)
-        self._leaving: Leaving = scope["extensions"][LEAVING]
+        self._caller: Caller = scope["extensions"][CALLER]
         call = asyncio.current_task()
         if call is None:
             raise RuntimeError("a call is served in a task")
@@ -100,11 +100,13 @@ class Exchange:
         if isinstance(who, Rejection):
             return who
         self._principal = who
-        body = await services.intake.body(self._headers, receive)
+        body = await services.intake.body(self._headers, receive, self._caller.body)
         if isinstance(body, Rejection):
             return body
         self._held = len(body)
-        self._leaving.then = self._leave
+        self._caller.then = self._leave
+        if self._caller.gone:
+            raise CallerLeft
         planned = self._plan(who, body)
         if isinstance(planned, Rejection):
             return planned
@@ -195,7 +197,7 @@ class Exchange:
 
     def _finish(self) -> None:
         """Settle, observe, record; nothing here waits, and the second time nothing happens."""
-        self._leaving.then = None
+        self._caller.then = None
         if self._finished:
             return
         self._finished = True

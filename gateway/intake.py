@@ -45,8 +45,19 @@ class Intake:
         self.open_calls -= 1
         self.buffered -= held
 
-    async def body(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes | Rejection:
-        """Return the whole body; its length counts as buffered until `leave`. Raises CallerLeft."""
+    async def body(
+        self, headers: Iterable[tuple[bytes, bytes]], receive: Receive, here: bytearray | None = None
+    ) -> bytes | Rejection:
+        """Return the whole body; its length counts as buffered until `leave`. Raises CallerLeft.
+
+        `here`: the whole of it, where it need not be received.
+        """
+        if here is not None:
+            refused = self._refuse(len(here))
+            if refused is not None:
+                return refused
+            self.buffered += len(here)
+            return bytes(here)
         told = next((value for name, value in headers if name == b"content-length"), b"0")
         refused = self._refuse(int(told) if told.isdigit() else 0)
         if refused is not None:

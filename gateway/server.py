@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,10 @@ GRACE = 30
 
 PROBES = 128
 """Connections to the operations' address."""
+
+TURN = 0.0005
+"""Seconds that another thread may hold the interpreter while calls wait: the one that encodes traces takes whatever it
+gets, and with Python's own 5 ms it took p99 at saturation from 10 ms to 17 ms."""
 
 GC_THRESHOLDS = (50_000, 50, 100)
 """Collections cost tail latency: at saturation these took p99 from 40 ms to 7 ms against Python's own."""
@@ -131,6 +136,7 @@ async def start(settings: Settings, *, discover: bool = False) -> Running:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(TURN)
     return running
 
 

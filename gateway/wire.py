@@ -18,7 +18,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.connections import Connections
-from gateway.cycle import begin
+from gateway.cycle import begin, body_ended
 from gateway.errors import Headers, error_headers
 from gateway.forwarded import Network, origin, trusts
 from policies.rejections import Rejection
@@ -247,6 +247,7 @@ class Wire(HttpToolsProtocol):
         if not self._in_body:  # an upgrade's
             return
         self._in_body = False
+        body_ended(self.cycle)
         super().on_message_complete()
         if not self._busy:
             self._time(self.timeout_keep_alive)

@@ -34,7 +34,7 @@ _LONGEST_HALF = 3
 
 _DATA = re.compile(rb"(?:^(?:\xef\xbb\xbf)?|[\r\n])data: ?([^\r\n]*)")
 _ERROR_NAME = re.compile(rb"(?:^(?:\xef\xbb\xbf)?|[\r\n])event: ?error[\r\n]")
-_MATTERS = re.compile(rb'"usage"\s*:(?!\s*null)|"finish_reason"\s*:(?!\s*null)|"error"|\[DONE\]')
+_OFTEN_NULL = tuple((name, name + b":null", name + b": null") for name in (b'"usage"', b'"finish_reason"'))
 _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
 _CONTENT = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call", "audio")
 
@@ -87,6 +87,9 @@ class Splitter:
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take in `chunk` and return the events it finished. Raises EventTooLargeError."""
         waiting = len(self.rest)
+        if not waiting and b"\r" not in chunk:  # as nearly always; the rule below, by one search in C
+            *whole, rest = chunk.split(b"\n\n")
+            return self._keep(bytearray(rest), [event + b"\n\n" for event in whole])
         buffer: bytes | bytearray = chunk
         if waiting:
             self.rest += chunk
@@ -97,9 +100,11 @@ class Splitter:
                 break  # half of a second CRLF: its LF belongs to this event
             events.append(bytes(buffer[start : boundary.end()]))
             start = boundary.end()
-        if start or not waiting:
-            self.rest = bytearray(buffer[start:])
-        if len(self.rest) > MAX_EVENT:
+        return self._keep(bytearray(buffer[start:]) if start or not waiting else self.rest, events)
+
+    def _keep(self, rest: bytearray, events: list[bytes]) -> list[bytes]:
+        self.rest = rest
+        if len(rest) > MAX_EVENT:
             raise EventTooLargeError(f"one event has more than {MAX_EVENT} bytes")
         return events
 
@@ -207,8 +212,8 @@ class Tap:
     def _watch(self, event: bytes) -> bool:
         """Note what `event` says; False when it is ours alone and must not be passed on."""
         failed = b"event:" in event and _ERROR_NAME.search(event) is not None
-        if self.committed and not failed and not _MATTERS.search(event):
-            self.events += _DATA.search(event) is not None
+        if self.committed and not failed and not _matters(event):
+            self.events += event.startswith(b"data:") or _DATA.search(event) is not None
             return True
         data = b"\n".join(_DATA.findall(event))
         if not data:
@@ -254,8 +259,21 @@ def _says_little(chunk: bytes) -> bool:
         chunk.endswith(b"\n\n")
         and chunk.count(b"\n") == 2 * chunk.count(b"\n\n")
         and b"\r" not in chunk
-        and not _MATTERS.search(chunk)
+        and not _matters(chunk)
     )
+
+
+def _matters(text: bytes) -> bool:
+    """Say whether a word stands in `text` for which an event must be decoded: rather once too often.
+
+    Some engines write the first two into every event, as null. Four searches in C; one regex takes three times as long.
+    """
+    if b'"error"' in text or b"[DONE]" in text:
+        return True
+    for name, tight, wide in _OFTEN_NULL:  # noqa: SIM110 - a generator costs as much as all the searching
+        if text.count(name) != text.count(tight) + text.count(wide):
+            return True
+    return False
 
 
 def usage_of(answer: bytes) -> Usage | None:

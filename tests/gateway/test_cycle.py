@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from gateway.cycle import LEAVING, Cycle, Leaving
+from gateway.cycle import CALLER, Caller, Cycle, body_ended
 
 
 class Transport:
@@ -28,14 +28,17 @@ class Transport:
 class Flow:
     write_paused = False
 
+    def resume_reading(self):
+        pass
+
 
 @pytest.fixture
 def begin():
     def made(method="POST", keep_alive=True):
-        leaving = Leaving()
+        caller = Caller()
         cycle = Cycle(
-            leaving,
-            scope={"method": method, "extensions": {LEAVING: leaving}},
+            caller,
+            scope={"method": method, "extensions": {CALLER: caller}},
             transport=Transport(),
             flow=Flow(),
             logger=None,
@@ -160,7 +163,7 @@ async def test_who_wants_to_know_is_told_that_the_caller_left_and_nothing_is_sen
     """At once, and by a plain call."""
     cycle, transport = begin()
     told = []
-    cycle.scope["extensions"][LEAVING].then = lambda: told.append("left")
+    cycle.scope["extensions"][CALLER].then = lambda: told.append("left")
 
     cycle.disconnected = True
     await cycle.send(start(LENGTH))
@@ -176,3 +179,19 @@ async def test_a_caller_who_leaves_when_nobody_listens_is_no_matter(begin):
 
     assert cycle.disconnected
     assert await cycle.receive() == {"type": "http.disconnect"}
+
+
+async def test_a_body_that_is_all_here_can_be_had_at_once(begin):
+    """Not one of which a part was taken: the rest would be taken for all."""
+    whole, _ = begin()
+    whole.body += b"{}"
+    body_ended(whole)
+    parts, _ = begin()
+    parts.body += b"{"
+    parts.message_event.set()
+    await parts.receive()
+    parts.body += b"}"
+    body_ended(parts)
+
+    assert whole.scope["extensions"][CALLER].body == b"{}"
+    assert parts.scope["extensions"][CALLER].body is None

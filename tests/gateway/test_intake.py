@@ -106,3 +106,13 @@ async def test_what_came_of_a_body_buys_it_time(monkeypatch, pace, whole):
 
     assert (taken == b"x" * 100) is whole
     assert whole or taken.reason is Reason.BODY_TIMEOUT
+
+
+async def test_a_body_that_is_here_already_is_held_to_the_same_bounds():
+    """Only nobody waits for it."""
+    intake = Intake(LIMITS)
+
+    assert await intake.body([], receives(), bytearray(b"ab")) == b"ab"
+    assert intake.buffered == 2
+    assert (await intake.body([], receives(), bytearray(101))).reason is Reason.TOO_LARGE
+    assert intake.buffered == 2
