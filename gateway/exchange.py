@@ -67,7 +67,7 @@ class Exchange:
         self._begun_at = clock.monotonic()
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._reply = Reply(send, _request_id(self._headers), services.config)
-        self._span = services.telemetry.server_span("POST", scope["path"], self._headers)
+        self._span = services.telemetry.server_span(scope["path"], self._headers, scope["client"][0])
         self._caller: Caller = scope["extensions"][CALLER]
         call = asyncio.current_task()
         if call is None:

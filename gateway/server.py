@@ -6,6 +6,7 @@ everything, then gives up the store.
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import signal
@@ -33,6 +34,9 @@ GRACE = 30
 
 PROBES = 128
 """Connections to the operations' address."""
+
+HEAP = {-3: 32 << 20, -1: 64 << 20}
+"""glibc's `mallopt(3)`: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, bytes. So up to 64 MiB stay with an idle process."""
 
 TURN = 0.0005
 """Seconds that another thread may hold the interpreter while calls wait: the one that encodes traces takes whatever it
@@ -137,7 +141,19 @@ async def start(settings: Settings, *, discover: bool = False) -> Running:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     sys.setswitchinterval(TURN)
+    _keep_freed_memory()
     return running
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of bodies that are done with for the next ones; other allocators are left alone.
+
+    By default it gives blocks of 128 KiB and more back to the kernel, whose fresh pages then cost half of a 4 MB body.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        glibc = ctypes.CDLL("libc.so.6")
+        for parameter, size in HEAP.items():
+            glibc.mallopt(parameter, size)
 
 
 class Signals:

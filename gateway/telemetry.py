@@ -17,7 +17,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
-from opentelemetry.semconv.attributes import error_attributes, http_attributes, server_attributes, url_attributes
+from opentelemetry.semconv.attributes import (
+    client_attributes,
+    error_attributes,
+    http_attributes,
+    server_attributes,
+    url_attributes,
+)
 from opentelemetry.trace import (
     INVALID_SPAN,
     NonRecordingSpan,
@@ -69,21 +75,23 @@ class Telemetry:
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
             self._tracer = self._provider.get_tracer("sluiceway", version)
 
-    def server_span(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Span:
-        """Start the span of a call, a child of the caller's where its headers (as ASGI gives them) say so."""
+    def server_span(self, path: str, headers: Sequence[tuple[bytes, bytes]], address: str) -> Span:
+        """Start the span of a call from `address`, a child of the caller's where its headers (as ASGI's) say so."""
         parent = Context()
         told = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
         if told:
             parent = _propagator.extract(told, parent)
-        elif self._provider is None:
-            return INVALID_SPAN
-        elif clock.dice.random() >= self._sample:
-            return _unrecorded()
-        span = self._tracer.start_span(f"{method} {path}", context=parent, kind=SpanKind.SERVER)
+        if not (told and trace.get_current_span(parent).get_span_context().is_valid):
+            if self._provider is None:
+                return INVALID_SPAN
+            if clock.dice.random() >= self._sample:
+                return _unrecorded()
+        span = self._tracer.start_span(f"POST {path}", context=parent, kind=SpanKind.SERVER)
         if span.is_recording():
             span.set_attributes(
                 {
-                    http_attributes.HTTP_REQUEST_METHOD: method,
+                    http_attributes.HTTP_REQUEST_METHOD: "POST",
+                    client_attributes.CLIENT_ADDRESS: address,
                     http_attributes.HTTP_ROUTE: path,
                     url_attributes.URL_PATH: path,
                 }

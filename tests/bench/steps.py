@@ -188,7 +188,7 @@ def test_spans_unsampled(benchmark):
     headers = [(b"host", b"x"), (b"content-type", b"application/json"), (b"authorization", b"Bearer x")]
 
     def both():
-        return propagate(telemetry.server_span("POST", "/v1/chat/completions", headers))
+        return propagate(telemetry.server_span("/v1/chat/completions", headers, "127.0.0.1"))
 
     assert benchmark(both)
     telemetry._provider.shutdown()

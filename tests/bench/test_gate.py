@@ -43,9 +43,8 @@ def test_we_carry_a_share_of_what_nginx_carries(tmp_path):
     finally:
         os.sched_setaffinity(0, cores)
 
-    assert {name: told[name]["sluiceway"]["ratio"] > least for name, least in LEAST.items()} == dict.fromkeys(
-        LEAST, True
-    )
+    for name, least in LEAST.items():
+        assert told[name]["sluiceway"]["ratio"] > least, name
     assert told["plain"]["sluiceway"]["round_trips"] < 0.3
 
 
@@ -53,10 +52,8 @@ def test_every_step_has_its_part_of_the_budget():
     """And the parts sum to the whole."""
     here = Path(__file__).parent
     steps = set(re.findall(r"^def test_(\w+)\(", (here / "steps.py").read_text(), re.MULTILINE))
-    table = re.findall(r"^\| `(\w+)`[^|]*\| +([\d.]+) \|", (here / "BUDGET.md").read_text(), re.MULTILINE)
-    whole = float(
-        re.search(r"^\| \*\*the whole\*\* \| +([\d.]+) \|", (here / "BUDGET.md").read_text(), re.MULTILINE)[1]
-    )
+    page = (here / "BUDGET.md").read_text()
+    call, whole = re.match(r"(.*)\n\| \*\*a plain call\*\* \| \*\*(\d+)\*\*", page, re.DOTALL).groups()
 
-    assert {name for name, _ in table if not name.startswith("rest")} == steps
-    assert sum(float(part) for _, part in table) == pytest.approx(whole)
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == steps
+    assert sum(map(int, re.findall(r"^\| [^|]+ \| (\d+) \|", call, re.MULTILINE))) == int(whole)

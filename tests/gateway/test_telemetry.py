@@ -1,4 +1,7 @@
+import re
+
 import httpx
+import pytest
 
 from gateway.config.settings import Telemetry
 from tests.gateway.harness import ASK, running
@@ -34,6 +37,7 @@ async def test_a_call_is_a_server_span_with_a_client_span_an_attempt(tmp_path, f
     assert attempts[1].attributes["gen_ai.operation.name"] == "chat"
     assert attempts[1].attributes["gen_ai.provider.name"] == "openai"
     assert attempts[1].attributes["server.port"] == second.port
+    assert server.attributes["client.address"] == "127.0.0.1"
     assert server.resource["service.name"] == "sluiceway"
     assert not any(
         "hi" in str(span.attributes.values()) and "secret" in str(span.attributes) for span in receiver.spans
@@ -45,6 +49,30 @@ async def test_without_an_endpoint_the_callers_context_still_reaches_the_backend
     await gateway.client.post("/v1/chat/completions", json=ASK, headers={"traceparent": CALLER})
 
     assert dict(first.requests[0].headers)["traceparent"] == CALLER
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"traceparent": "nonsense"}, {"tracestate": "a=b"}, {"traceparent": f"00-{'0' * 32}-{'0' * 16}-01"}]
+)
+async def test_a_call_that_is_not_sampled_is_not_recorded_and_tells_its_backend_so(tmp_path, first, headers):
+    """And no caller gets it recorded by a trace context that is none."""
+    with OtlpReceiver() as receiver:
+        async with running(tmp_path, {"a": first}, telemetry=Telemetry(receiver.endpoint, 0.0)) as gateway:
+            await gateway.client.post("/v1/chat/completions", json=ASK, headers=headers)
+
+    assert receiver.spans == []
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", dict(first.requests[0].headers)["traceparent"])
+
+
+async def test_a_sampled_caller_is_recorded_and_its_state_goes_along(tmp_path, first):
+    """Whatever our own share."""
+    with OtlpReceiver() as receiver:
+        async with running(tmp_path, {"a": first}, telemetry=Telemetry(receiver.endpoint, 0.0)) as gateway:
+            told = {"traceparent": CALLER, "tracestate": "vendor=x"}
+            await gateway.client.post("/v1/chat/completions", json=ASK, headers=told)
+
+    assert {span.trace_id for span in receiver.spans} == {TRACE}
+    assert dict(first.requests[0].headers)["tracestate"] == "vendor=x"
 
 
 async def test_an_endpoint_that_is_down_costs_no_call(tmp_path, first):
