@@ -121,7 +121,8 @@ class Attempts:
         if attempt.first_at and relay.events:
             metrics.ttft(backend).observe(attempt.first_at - attempt.sent_at)
         if failure is not None:
-            live.failed(failure, self._request.api, clock.monotonic(), probe=probe)
+            now, request_id = clock.monotonic(), self._reply.request_id
+            live.failed(failure, self._request.api, now, probe=probe, request_id=request_id)
             return
         if outcome == CALLER_LEFT:
             live.breaker.abandoned(probe=probe)

@@ -79,7 +79,7 @@ class Connections:
         """Count a guest in, making room where somebody is idle; a Rejection when it cannot be taken."""
         counted = self._per_address is not None and not trusts(self._proxies, address)
         if counted and not self._room_at(address):
-            why = f"your address holds {self._per_address} connections already"
+            why = f"your address, {address}, holds {self._per_address} connections already"
             return self._refuse(guest, "address", why)
         if len(self._in) >= self.most and not self._make_room():
             return self._refuse(guest, "full", f"{self.most} connections are open")
@@ -92,7 +92,7 @@ class Connections:
         """Count a guest out."""
         self._refused.discard(guest)
         address = self._in.pop(guest, "")
-        if address:
+        if address in self._at:
             neighbours = self._at[address]
             neighbours.discard(guest)
             if not neighbours:
@@ -131,7 +131,7 @@ class Connections:
         now = clock.monotonic()
         if now - self._logged_at >= LOG_EVERY:
             self._logged_at = now
-            log.warning("connections are refused", reason=reason, open=len(self), most=self.most)
+            log.warning("connections are refused", reason=reason, why=why, open=len(self))
         return Rejection(Reason.OVERLOADED, f"The gateway is full: {why}; try again.", retry_after_us=1_000_000)
 
 

@@ -10,16 +10,25 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-CALLER = "sluiceway.caller"
-"""The extension of an ASGI scope under which its `Caller` is found."""
+from gateway.patience import Patience
+
+PRESENCE = "sluiceway.presence"
+"""The extension of an ASGI scope under which its `Presence` is found."""
 
 JOINED = 64 * 1024
 """Bytes of a body up to which it is copied behind its head; a longer one is handed over as it is."""
 
+UNREAD = 10.0
+"""Seconds that an answer waits for room behind earlier ones on its connection."""
 
-class Caller:
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+class Presence:
     """What is known of the caller beside ASGI. It knows neither side, so that no ring keeps a call from being freed.
 
     `body`: the whole body, where it came together with its head; then nothing need be received. `gone`: the caller has
@@ -35,24 +44,40 @@ class Caller:
 
 
 class Cycle(RequestResponseCycle):
-    """One request and its answer; `run_asgi` is uvicorn's. `taken`: something of the request was received."""
+    """One request and its answer, over uvicorn's. `end`: closes the connection behind the answer.
 
-    def __init__(self, caller: Caller, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own, by name
-        self.caller = caller
+    `taken`: something of the request was received.
+    """
+
+    def __init__(self, presence: Presence, end: Callable[[], None], **parts: Any) -> None:  # noqa: ANN401 - uvicorn's own, by name
+        self.presence = presence
         self.taken = False
+        self._end = end
+        self._bare = False
         self._head = b""
         super().__init__(**parts)
 
     @property
     def disconnected(self) -> bool:
         """Whether the caller has left before its answer was whole."""
-        return self.caller.gone
+        return self.presence.gone
 
     @disconnected.setter
     def disconnected(self, gone: bool) -> None:
-        self.caller.gone = gone
-        if gone and self.caller.then is not None:
-            self.caller.then()
+        self.presence.gone = gone
+        if gone and self.presence.then is not None:
+            self.presence.then()
+
+    async def run_asgi(self, app: Any) -> None:  # noqa: ANN401 - an ASGI application
+        """Serve the request; where the answer broke off, end the connection so that this can be told from an end."""
+        try:
+            await super().run_asgi(app)
+        finally:
+            if not self.response_complete and not self.presence.gone:
+                if self._bare:
+                    self.transport.abort()
+                self._end()
+            self._end = _nothing
 
     async def receive(self) -> Any:  # noqa: ANN401 - ASGI's
         """Return the next message about the request."""
@@ -61,9 +86,9 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:  # noqa: ANN401 - ASGI's, read member by member
         """Take one message of the answer. Raises RuntimeError where it is out of turn or of the wrong length."""
-        if self.flow.write_paused and not self.caller.gone:
-            await self.flow.drain()
-        if self.caller.gone:
+        if self.flow.write_paused and not self.presence.gone:
+            await self._drain()
+        if self.presence.gone:
             return
         if message["type"] == "http.response.start" and not self.response_started:
             self._start(message["status"], message.get("headers", ()))
@@ -71,6 +96,19 @@ class Cycle(RequestResponseCycle):
             self._continue(message.get("body", b""), more=message.get("more_body", False))
         else:
             raise RuntimeError(f"{message['type']} is out of turn")
+
+    async def _drain(self) -> None:
+        """Wait for room; who has not read earlier answers gets no more time for this one than `UNREAD`."""
+        if self.response_started:
+            await self.flow.drain()
+            return
+        try:
+            with Patience() as patience:
+                patience.wait(UNREAD)
+                await self.flow.drain()
+        except TimeoutError:
+            self.transport.abort()
+            self.disconnected = True
 
     def _start(self, status: int, headers: Any) -> None:  # noqa: ANN401 - pairs of bytes
         self.response_started = True
@@ -87,7 +125,9 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             lines.append(b"connection: close")
         if self.chunked_encoding is None and status not in {204, 304}:
-            self.chunked_encoding = True
+            self._bare = self.scope["http_version"] == "1.0"  # which knows no chunks: its end is the connection's
+            self.chunked_encoding = not self._bare
+        if self.chunked_encoding:
             lines.append(b"transfer-encoding: chunked")
         head = b"\r\n".join((*lines, b"", b""))
         if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
@@ -101,7 +141,7 @@ class Cycle(RequestResponseCycle):
             framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             framed = framed if more else framed + b"0\r\n\r\n"
         else:
-            self.expected_content_length -= len(body)
+            self.expected_content_length -= 0 if self._bare else len(body)
             framed = body
         if self.expected_content_length < 0 or (self.expected_content_length and not more):
             raise RuntimeError(f"an answer's body is not of the length its head says: {-self.expected_content_length}")
@@ -113,24 +153,25 @@ class Cycle(RequestResponseCycle):
         if not more:
             self.response_complete = True
             self.message_event.set()
-            if not self.keep_alive:
-                self.transport.close()
             self.on_response()
+            if not self.keep_alive:
+                self._end()
 
 
-def begin(wire: HttpToolsProtocol) -> Cycle:
+def begin(wire: Any) -> Cycle:  # noqa: ANN401 - a Wire, which stands on this module
     """Return the cycle of the request whose head `wire`'s parser has just read, and complete the request's scope."""
-    caller = Caller()
+    presence = Presence()
     url, version = httptools.parse_url(wire.url), wire.parser.get_http_version()
-    scope: dict[str, Any] = wire.scope  # type: ignore[assignment] # a TypedDict, less what stands in the head
+    scope: dict[str, Any] = wire.scope
     scope["method"] = wire.parser.get_method().decode("ascii")
     scope["http_version"] = version
     scope["path"] = unquote(url.path.decode("ascii"))
     scope["raw_path"] = url.path
     scope["query_string"] = url.query or b""
-    scope["extensions"] = {CALLER: caller}
+    scope["extensions"] = {PRESENCE: presence}
     return Cycle(
-        caller,
+        presence,
+        wire.end,
         scope=scope,
         transport=wire.transport,
         flow=wire.flow,
@@ -148,4 +189,4 @@ def begin(wire: HttpToolsProtocol) -> Cycle:
 def body_ended(cycle: RequestResponseCycle) -> None:
     """Note that the whole body is here; if none of it was taken yet it can be had without waiting."""
     if isinstance(cycle, Cycle) and not cycle.taken:
-        cycle.caller.body = cycle.body
+        cycle.presence.body = cycle.body

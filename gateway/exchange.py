@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway import clock
 from gateway.attempts import Attempts
-from gateway.cycle import CALLER, Caller
+from gateway.cycle import PRESENCE, Presence
 from gateway.intake import CallerLeft, Receive
 from gateway.reply import Reply, Send
 from gateway.services import Services
@@ -68,7 +68,7 @@ class Exchange:
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._reply = Reply(send, _request_id(self._headers), services.config)
         self._span = services.telemetry.server_span(scope["path"], self._headers, scope["client"][0])
-        self._caller: Caller = scope["extensions"][CALLER]
+        self._presence: Presence = scope["extensions"][PRESENCE]
         call = asyncio.current_task()
         if call is None:
             raise RuntimeError("a call is served in a task")
@@ -100,12 +100,12 @@ class Exchange:
         if isinstance(who, Rejection):
             return who
         self._principal = who
-        body = await services.intake.body(self._headers, receive, self._caller.body)
+        body = await services.intake.body(self._headers, receive, self._presence.body)
         if isinstance(body, Rejection):
             return body
         self._held = len(body)
-        self._caller.then = self._leave
-        if self._caller.gone:
+        self._presence.then = self._leave
+        if self._presence.gone:
             raise CallerLeft
         planned = self._plan(who, body)
         if isinstance(planned, Rejection):
@@ -197,7 +197,7 @@ class Exchange:
 
     def _finish(self) -> None:
         """Settle, observe, record; nothing here waits, and the second time nothing happens."""
-        self._caller.then = None
+        self._presence.then = None
         if self._finished:
             return
         self._finished = True
@@ -207,7 +207,7 @@ class Exchange:
         usage = self._usage()
         if self._reservation is not None:
             self._services.ledger.settle(self._reservation, usage)
-        status = 499 if self._left else self._reply.status
+        status = 499 if self._left else self._reply.status or _STOPPING.shape.status
         model = self._request.model if self._request is not None else "none"
         metrics = self._services.metrics
         metrics.requests(self._api, model, str(status)).inc()

@@ -57,7 +57,9 @@ class Intake:
             if refused is not None:
                 return refused
             self.buffered += len(here)
-            return bytes(here)
+            body = bytes(here)
+            here.clear()  # held once, as it is counted
+            return body
         told = next((value for name, value in headers if name == b"content-length"), b"0")
         refused = self._refuse(int(told) if told.isdigit() else 0)
         if refused is not None:

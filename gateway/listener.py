@@ -119,7 +119,7 @@ class Listener(uvicorn.Server):
             )
         except OSError:  # the handshake's: no TLS, no common version, too slow, gone
             its_wire.depart()
-        except asyncio.CancelledError:
+        except BaseException:
             its_wire.depart()
             raise
 

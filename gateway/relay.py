@@ -139,6 +139,8 @@ class Relay:
                 self._patience.wait(self.attempt.home.dialect.stall)
         self._patience.rest()
         if self.committed:
+            if not tail.rstrip().endswith(b"}"):  # a body that only the connection's end ends may be cut anywhere
+                raise AttemptFailed(Failure(FailureKind.TRUNCATED, "the answer is not a whole JSON object"))
             self.finished = True
             self._usage = usage_in(tail)
             await self._caller.body(b"", more=False)

@@ -164,9 +164,10 @@ class Signals:
         self.second = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._came)
+        self.on_hangup(lambda: log.info("SIGHUP before anything could be renewed"))
 
     def on_hangup(self, act: Callable[[], None]) -> None:
-        """Call `act` at every SIGHUP, which else ends the process."""
+        """Call `act` at every SIGHUP from now on: it would end the process, and a closed terminal sends it too."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
 
     async def when_again(self, act: Callable[[], None]) -> None:

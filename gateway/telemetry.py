@@ -6,6 +6,7 @@ among them. Without an endpoint nothing is recorded, and a caller's trace contex
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -33,6 +34,7 @@ from opentelemetry.trace import (
     SpanKind,
     Status,
     StatusCode,
+    TraceFlags,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
@@ -53,7 +55,7 @@ OPERATIONS: dict[API, str] = {
 EXPORT_WITHIN = 3.0
 """Seconds an export may take with all of its retries: a receiver that is down must not hold up a stop."""
 
-_CONTEXT = frozenset({b"traceparent", b"tracestate"})
+logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)  # else it tells every caller's bad tracestate
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -77,11 +79,8 @@ class Telemetry:
 
     def server_span(self, path: str, headers: Sequence[tuple[bytes, bytes]], address: str) -> Span:
         """Start the span of a call from `address`, a child of the caller's where its headers (as ASGI's) say so."""
-        parent = Context()
-        told = {name.decode(): value.decode("latin-1") for name, value in headers if name in _CONTEXT}
-        if told:
-            parent = _propagator.extract(told, parent)
-        if not (told and trace.get_current_span(parent).get_span_context().is_valid):
+        parent = _context(headers)
+        if not trace.get_current_span(parent).get_span_context().is_valid:
             if self._provider is None:
                 return INVALID_SPAN
             if clock.dice.random() >= self._sample:
@@ -129,12 +128,22 @@ class Telemetry:
             await asyncio.to_thread(self._provider.shutdown)
 
 
+def _context(headers: Sequence[tuple[bytes, bytes]]) -> Context:
+    """Return the trace context that a caller's headers tell, an empty one where they tell none or two."""
+    parents = [value for name, value in headers if name == b"traceparent"]
+    if len(parents) != 1:
+        return Context()
+    state = b",".join(value for name, value in headers if name == b"tracestate")
+    told = {"traceparent": parents[0].decode("latin-1"), "tracestate": state.decode("latin-1")}
+    return _propagator.extract(told, Context())
+
+
 def propagate(span: Span) -> list[tuple[bytes, bytes]]:
     """Return the W3C headers that make what they reach a child of `span` (Trace Context, level 1, 3.2.2)."""
     context = span.get_span_context()
     if not context.is_valid:
         return []
-    parent = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
+    parent = b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags & TraceFlags.SAMPLED)
     state = context.trace_state.to_header() if context.trace_state else ""
     return [(b"traceparent", parent), *([(b"tracestate", state.encode("latin-1"))] if state else [])]
 

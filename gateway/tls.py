@@ -1,11 +1,20 @@
 """TLS for callers: one certificate chain and its key, by the standard library.
 
 Law: a chain and key that do not serve together are told with the file at fault and the remedy, before anything uses
-them. A renewed pair is a new context, so that a bad file never leaves half of itself in the one in force.
+them. A renewed pair is a new context, so that a bad file never leaves half of itself in the one in force. What a TLS
+transport hides of its progress is read from the kernel.
 """
 
+import asyncio
+import fcntl
+import socket
 import ssl
+import sys
+import termios
 from pathlib import Path
+
+_ACKNOWLEDGED = 120
+"""Where Linux' `struct tcp_info` counts the bytes that the other side has acknowledged."""
 
 _DECRYPT = "write the key without a passphrase, readable by the gateway only: nobody is there to type it in"
 
@@ -63,3 +72,19 @@ def _fault(cert: Path, key: Path, error: OSError, *, encrypted: bool) -> Certifi
     except OSError:
         return CertificateError("cert", f"{cert} holds no valid certificate ({reason})", "name a PEM file of the chain")
     return CertificateError("key", f"{key} cannot be used with {cert} ({reason})", "name a PEM file of a valid key")
+
+
+def unread(transport: asyncio.Transport, *, secure: bool) -> tuple[int, ...]:
+    """Return how many bytes that were written to a caller are here still; over TLS with a mark that moves too.
+
+    TLS hands all to a transport that it shows to nobody. Linux tells the bytes not yet acknowledged, and those that
+    were: as long as the second grows, the caller reads.
+    """
+    kept = transport.get_write_buffer_size()
+    if not secure or sys.platform != "linux":
+        return (kept,)
+    caller = transport.get_extra_info("socket")
+    flying = bytearray(4)
+    fcntl.ioctl(caller.fileno(), termios.TIOCOUTQ, flying)
+    told = caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
+    return kept + int.from_bytes(flying, sys.byteorder), int.from_bytes(told[_ACKNOWLEDGED:], sys.byteorder)

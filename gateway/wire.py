@@ -6,11 +6,7 @@ inside another answer, no body is ever taken for a request, and whoever reads no
 """
 
 import asyncio
-import fcntl
 import re
-import socket
-import sys
-import termios
 from typing import Any
 
 import httptools
@@ -21,6 +17,7 @@ from gateway.connections import Connections
 from gateway.cycle import begin, body_ended
 from gateway.errors import Headers, error_headers
 from gateway.forwarded import Network, origin, trusts
+from gateway.tls import unread
 from policies.rejections import Rejection
 
 HEAD_BYTES = 64 * 1024
@@ -45,9 +42,6 @@ LINGER = 2.0
 
 PARTING = 0.1
 """Seconds that a caller over TLS gets to answer our farewell; many look only when they next use the connection."""
-
-_ACKNOWLEDGED = 120
-"""Where Linux' `struct tcp_info` counts the bytes that the other side has acknowledged."""
 
 _UNKNOWN = -1
 """The length of a body of which nothing came yet."""
@@ -79,7 +73,8 @@ class Wire(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
         """Begin, and time the first head; whoever is one too many is told so at once."""
-        if not self._arrived and not self.arrive((transport.get_extra_info("peername") or ("",))[0]):
+        peer = transport.get_extra_info("peername")
+        if not peer or (not self._arrived and not self.arrive(peer[0])):  # without an address: gone before it was taken
             transport.abort()
             return
         super().connection_made(transport)
@@ -249,12 +244,14 @@ class Wire(HttpToolsProtocol):
         self._in_body = False
         body_ended(self.cycle)
         super().on_message_complete()
+        self.flow.resume_reading()  # else nobody sees the caller leave, where its body was large
         if not self._busy:
             self._time(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
         """Go on to what waited, or wait."""
         self._busy = False
+        self.cycle.body.clear()  # of a request that was refused, say: nobody counts it
         super().on_response_complete()
         if self.transport.is_closing():
             if self in self.connections:
@@ -286,6 +283,17 @@ class Wire(HttpToolsProtocol):
         self._over = True
         self._close()
 
+    def end(self) -> None:
+        """Close behind the answer; while a body is still coming, only once the caller had time to read the answer."""
+        if not self._in_body:
+            self._close()
+            return
+        self._over = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._unread = 0
+        self._time(LINGER)
+
     def shutdown(self) -> None:
         """Close, now or behind the answer under way."""
         if self._busy:
@@ -299,7 +307,7 @@ class Wire(HttpToolsProtocol):
         `before`: how things stood at the last look; `still`: seconds since they moved.
         """
         self._unset_keepalive_if_required()
-        unsent = self._unsent()
+        unsent = unread(self.transport, secure=self.scheme == "https")
         if before is not None and (unsent[0] == 0 or (unsent == before and still >= HEAD_DEADLINE)):
             self.transport.abort()
             return
@@ -308,21 +316,6 @@ class Wire(HttpToolsProtocol):
         seconds = PARTING if before is None else min(1.0, HEAD_DEADLINE)
         still = still + seconds if unsent == before else seconds
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close, unsent, still)
-
-    def _unsent(self) -> tuple[int, ...]:
-        """Return how many written bytes are here still; over TLS, whose own transport hides it, a mark that moves too.
-
-        TLS hands all to a transport that it shows to nobody. Linux tells the bytes not yet acknowledged, and those that
-        were: as long as the second grows, the caller reads.
-        """
-        kept = self.transport.get_write_buffer_size()
-        if self.scheme != "https" or sys.platform != "linux":
-            return (kept,)
-        caller = self.transport.get_extra_info("socket")
-        flying = bytearray(4)
-        fcntl.ioctl(caller.fileno(), termios.TIOCOUTQ, flying)
-        told = caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
-        return kept + int.from_bytes(flying, sys.byteorder), int.from_bytes(told[_ACKNOWLEDGED:], sys.byteorder)
 
     def _time(self, seconds: float) -> None:
         self._unset_keepalive_if_required()

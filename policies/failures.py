@@ -87,6 +87,9 @@ class Failure(Struct, frozen=True):
         return MEANINGS[self.kind]
 
 
+LONGEST_RETRY = 86_400.0
+"""Seconds of a Retry-After beyond which it is a slip; the hosted endpoint says 10,800."""
+
 _OVERFLOW_WORDS = (
     b"exceed_context_size_error",  # llama.cpp
     b"maximum context length",  # vLLM, OpenAI
@@ -148,4 +151,6 @@ def _names_a_model(body: bytes) -> bool:
 
 def _seconds(retry_after: str | None) -> float | None:
     """Read a Retry-After of whole seconds; its date form says nothing about an engine's queue and is ignored."""
-    return float(retry_after) if retry_after is not None and retry_after.strip().isdecimal() else None
+    if retry_after is None or not retry_after.strip().isdecimal():
+        return None
+    return min(float(retry_after), LONGEST_RETRY)

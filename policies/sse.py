@@ -191,11 +191,11 @@ class Tap:
 
     def end(self) -> bytes:
         """Take in the upstream's end; return what its last event still owes, if only the blank line was missing."""
-        rest, malformed = bytes(self._splitter.rest), self.malformed
-        if self.over() or not rest.strip():
+        rest = bytes(self._splitter.rest)
+        if self.over() or not rest.strip() or not _whole(rest):
             return b""
-        whole = rest + b"\n\n"
-        return self._now(whole) if self._watch(whole) and self.malformed == malformed else b""
+        last = rest + b"\n\n"
+        return self._now(last) if self._watch(last) else b""
 
     def _now(self, ready: bytes) -> bytes:
         """Return what of `ready`, and of what was held before it, may go out."""
@@ -251,6 +251,15 @@ class Tap:
         self.events += content
         self.committed = self.committed or content or self.finished
         return True
+
+
+def _whole(event: bytes) -> bool:
+    """Say whether the data of an unfinished event is all here: `[DONE]`, or JSON."""
+    data = b"\n".join(_DATA.findall(event)).strip()
+    try:
+        return data == b"[DONE]" or _decode_event(data) is not None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _says_little(chunk: bytes) -> bool:

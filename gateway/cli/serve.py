@@ -1,6 +1,7 @@
 """`sluiceway serve`: run the gateway until it is told to stop."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +32,7 @@ def command(config: Path | None, data_dir: Path | None) -> None:
     """Run the gateway until SIGTERM or SIGINT; the second one cuts calls that are still open."""
     if config is not None and data_dir is not None:
         raise click.UsageError("--data-dir goes without --config; in a file it is `store: {data_dir: DIR}`.")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to renew
     logs.configure()
     settings = _settings(config, data_dir or Path("data"))
     try:
@@ -55,8 +57,7 @@ def _settings(config: Path | None, data_dir: Path) -> Settings:
 async def _serve(settings: Settings, *, discover: bool) -> None:
     signals = server.Signals()
     running = await server.start(settings, discover=discover)
-    if settings.listen.tls is not None:
-        signals.on_hangup(running.renew)
+    signals.on_hangup(running.renew)
     services = running.gateway.services
     click.echo(f"Sluiceway listens on {running.url} (operations: {running.operations_url})")
     click.echo(f"  backends: {', '.join(services.fleet.homes) or 'none'}")

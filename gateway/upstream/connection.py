@@ -121,6 +121,9 @@ class Connection(asyncio.Protocol):
         if not again or self._open().get_write_buffer_size():
             self.abort()
             return False
+        if self._paused:
+            self._paused = False
+            self._open().resume_reading()
         self._busy = False
         self.quiet = True
         return True

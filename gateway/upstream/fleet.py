@@ -25,6 +25,9 @@ PATHS: dict[API, str] = {"chat": "/chat/completions", "completions": "/completio
 LACKS_SECONDS = 60.0
 """How long an API that a deployment said it does not have is believed missing: engines restart with other flags."""
 
+TELL_EVERY = 60.0
+"""Seconds between two entries in the log of one kind of failure of one deployment; the metrics count them all."""
+
 
 class Live:
     """One upstream model's live state: load, learned latency, breaker, and whether an operator's fault keeps it out."""
@@ -37,6 +40,7 @@ class Live:
         self.breaker = Breaker()
         self._off: tuple[float, str] = (-math.inf, "")
         self._lacks: dict[API, float] = {}
+        self._told_at: dict[FailureKind, float] = {}
 
     def snapshot(self, deployment: Deployment, now: float) -> Snapshot:
         """Return the frozen view at `now` of `deployment`, which is served here."""
@@ -63,9 +67,18 @@ class Live:
         if before is not State.CLOSED:
             log.info("back in service", deployment=self.name)
 
-    def failed(self, failure: Failure, api: API, now: float, *, probe: bool) -> None:
+    def failed(self, failure: Failure, api: API, now: float, *, probe: bool, request_id: str = "") -> None:
         """Note how an attempt failed and draw the consequences that its meaning has; `probe`: the breaker's."""
         meaning = failure.meaning
+        if meaning.elsewhere and now - self._told_at.get(failure.kind, -math.inf) >= TELL_EVERY:
+            self._told_at[failure.kind] = now
+            log.warning(
+                "an attempt failed",
+                deployment=self.name,
+                kind=failure.kind.value,
+                detail=failure.detail,
+                request_id=request_id,
+            )
         if failure.kind is FailureKind.UNSUPPORTED:
             self._lacks[api] = now + LACKS_SECONDS
         if meaning.switches_off:

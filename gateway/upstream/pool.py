@@ -8,8 +8,10 @@ finds them all taken waits; what comes free goes to the one who has waited longe
 import asyncio
 import errno
 import math
+import os
 import ssl
 from collections import OrderedDict, deque
+from socket import gaierror
 
 import httpx
 
@@ -19,8 +21,8 @@ from gateway.upstream.connection import Connection
 KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the 5 s after which uvicorn-based engines close it themselves."""
 
-OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-"""Our own shortage, which says nothing of any upstream."""
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL})
+"""Errors of connecting that say that we have run out: of files, memory or local ports."""
 
 
 class Pool:
@@ -134,8 +136,8 @@ class Pool:
             self._pass_on(None)
             if isinstance(error, TimeoutError):
                 raise httpx.ConnectTimeout(f"no connection within {within:g} s") from error
-            if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
-                raise httpx.PoolTimeout(f"this gateway may open no more files: {error}") from error
+            if isinstance(error, OSError) and _ours(error):
+                raise httpx.PoolTimeout(f"this gateway may open no more connections: {error}") from error
             if isinstance(error, OSError | UnicodeError):  # a name that no resolver takes is the latter
                 raise httpx.ConnectError(str(error)) from error
             raise
@@ -154,3 +156,17 @@ class Pool:
         if self._idle:
             wait = KEEP_ALIVE - (now - self._idle[0][0])
             self._expiry = asyncio.get_running_loop().call_later(wait, self._expire)
+
+
+def _ours(error: OSError) -> bool:
+    """Say whether an error of connecting is our own shortage, which says nothing of any upstream.
+
+    A resolver that cannot open a file only says that it knows no such name; so that is tried.
+    """
+    if not isinstance(error, gaierror):
+        return error.errno in SHORTAGES
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as reason:
+        return reason.errno in SHORTAGES
+    return False

@@ -25,6 +25,7 @@ from tests.parts.gateway import free_port
 
 NAMES = [scenario.name for scenario in SCENARIOS]
 OURS = "sluiceway"
+SITES = [*PEERS, OURS, f"{OURS}-untraced"]
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def machine():
 
 @click.command()
 @click.option("--scenario", "chosen", multiple=True, type=click.Choice(NAMES), help="Only these (default: all).")
-@click.option("--site", "wanted", multiple=True, help="Only these sites beside `direct` (default: all).")
+@click.option("--site", "wanted", multiple=True, type=click.Choice(SITES), help="Only these beside `direct`.")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--seconds", default=2.0, show_default=True, help="Of one round.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build/bench"), show_default=True)
@@ -96,7 +97,7 @@ def main(chosen, wanted, rounds, seconds, out):
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.sched_setaffinity(0, {REST})
     scenarios = [scenario for scenario in SCENARIOS if not chosen or scenario.name in chosen]
-    names = wanted or [*PEERS, OURS, f"{OURS}-untraced"]
+    names = wanted or SITES
     console = Console()
     uvloop.run(run(scenarios, names, out, console, rounds=rounds, seconds=seconds))
     console.print(f"written: {out / 'bench.json'}, {out / 'bench.png'}")

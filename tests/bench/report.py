@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 AGAINST = "nginx"
 """The site that ratios are made to."""
@@ -74,7 +74,9 @@ def scenario_table(scenario, by_site):
     """Return the table of one scenario."""
     told = summary({scenario: by_site})[scenario.name]
     figures = list(dict.fromkeys(figure for entry in told.values() for figure in entry))
-    table = Table("site", *figures, title=f"{scenario.name}: {scenario.text}", title_justify="left")
+    table = Table(
+        Column("site", no_wrap=True), *figures, title=f"{scenario.name}: {scenario.text}", title_justify="left"
+    )
     for site, entry in told.items():
         table.add_row(site, *(_cell(entry.get(figure)) for figure in figures))
     return table

@@ -68,14 +68,14 @@ class Site:
         """Start it and wait for its first 200."""
         begun = time.monotonic()
         if self.command:
-            log = (folder / f"{self.name}.log").open("wb")
-            self.process = subprocess.Popen(  # noqa: ASYNC220 - a fork, before anything is measured
-                ["taskset", "--cpu-list", str(CORE), *self.command],
-                env={**os.environ, **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            with (folder / f"{self.name}.log").open("wb") as log:
+                self.process = subprocess.Popen(  # noqa: ASYNC220 - a fork, before anything is measured
+                    ["taskset", "--cpu-list", str(CORE), *self.command],
+                    env={**os.environ, **self.env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
         if self.url:
             await self._answers(90)
         self.started = time.monotonic() - begun

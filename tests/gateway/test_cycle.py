@@ -1,8 +1,9 @@
 import asyncio
+import logging
 
 import pytest
 
-from gateway.cycle import CALLER, Caller, Cycle, body_ended
+from gateway.cycle import PRESENCE, Cycle, Presence, body_ended
 
 
 class Transport:
@@ -10,7 +11,10 @@ class Transport:
 
     def __init__(self):
         self.writes = []
-        self.closed = False
+        self.closed = self.aborted = False
+
+    def abort(self):
+        self.aborted = self.closed = True
 
     def write(self, data):
         self.writes.append(bytes(data))
@@ -28,20 +32,24 @@ class Transport:
 class Flow:
     write_paused = False
 
+    async def drain(self):
+        await asyncio.Event().wait()
+
     def resume_reading(self):
         pass
 
 
 @pytest.fixture
 def begin():
-    def made(method="POST", keep_alive=True):
-        caller = Caller()
+    def made(method="POST", keep_alive=True, version="1.1"):
+        presence, transport = Presence(), Transport()
         cycle = Cycle(
-            caller,
-            scope={"method": method, "extensions": {CALLER: caller}},
-            transport=Transport(),
+            presence,
+            transport.close,
+            scope={"method": method, "http_version": version, "extensions": {PRESENCE: presence}},
+            transport=transport,
             flow=Flow(),
-            logger=None,
+            logger=logging.getLogger(__name__),
             access_logger=None,
             access_log=False,
             default_headers=[],
@@ -114,6 +122,42 @@ async def test_a_connection_that_will_not_be_kept_is_said_to_be_closed_and_is(be
     assert transport.closed
 
 
+async def test_an_old_caller_is_sent_no_chunks(begin):
+    """Its answer's end is the connection's."""
+    cycle, transport = begin(keep_alive=False, version="1.0")
+
+    for message in (start(), part(b"one", more=True), part(b"two")):
+        await cycle.send(message)
+
+    assert b"".join(transport.writes) == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nonetwo"
+    assert transport.closed
+
+
+async def test_an_old_callers_answer_that_breaks_off_is_a_reset(begin):
+    """A plain end would be taken for the answer's."""
+    cycle, transport = begin(keep_alive=False, version="1.0")
+
+    async def app(scope, receive, send):
+        await send(start())
+        await send(part(b"one", more=True))
+
+    await cycle.run_asgi(app)
+
+    assert transport.aborted
+
+
+async def test_who_has_not_read_earlier_answers_is_not_waited_for_long(begin, monkeypatch):
+    """It would hold one of the calls that may be open."""
+    monkeypatch.setattr("gateway.cycle.UNREAD", 0.05)
+    cycle, transport = begin()
+    cycle.flow.write_paused = True
+
+    await cycle.send(start(LENGTH))
+
+    assert transport.aborted
+    assert cycle.disconnected
+
+
 async def test_the_answer_to_a_head_request_has_no_body(begin):
     """Though its head tells the length."""
     cycle, transport = begin("HEAD")
@@ -163,7 +207,7 @@ async def test_who_wants_to_know_is_told_that_the_caller_left_and_nothing_is_sen
     """At once, and by a plain call."""
     cycle, transport = begin()
     told = []
-    cycle.scope["extensions"][CALLER].then = lambda: told.append("left")
+    cycle.scope["extensions"][PRESENCE].then = lambda: told.append("left")
 
     cycle.disconnected = True
     await cycle.send(start(LENGTH))
@@ -193,5 +237,5 @@ async def test_a_body_that_is_all_here_can_be_had_at_once(begin):
     parts.body += b"}"
     body_ended(parts)
 
-    assert whole.scope["extensions"][CALLER].body == b"{}"
-    assert parts.scope["extensions"][CALLER].body is None
+    assert whole.scope["extensions"][PRESENCE].body == b"{}"
+    assert parts.scope["extensions"][PRESENCE].body is None

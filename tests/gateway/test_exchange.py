@@ -108,6 +108,25 @@ async def test_a_caller_who_leaves_in_prefill_closes_the_upstream(gateway, first
     assert await eventually(lambda: gateway.services.intake.open_calls == 0)
 
 
+@pytest.mark.parametrize("size", [1_000, 70_000, 300_000])
+async def test_a_caller_with_a_large_body_is_seen_to_leave_too(gateway, first, size):
+    """What the listener reads no further for must not hide it."""
+    first.enqueue([Hang()])
+    host, port = gateway.running.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps(ASK | {"messages": [{"role": "user", "content": "x" * size}]}).encode()
+    key = gateway.client.headers["authorization"]
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    await eventually(lambda: first.connections and first.calls)
+    writer.transport.abort()
+
+    assert await eventually(lambda: not gateway.services.intake.open_calls, within=2.0)
+    assert await eventually(lambda: not first.connections, within=2.0)
+
+
 async def test_a_limit_refuses_with_its_level_and_meter_and_a_true_wait(tmp_path, first):
     """Asked again in time it is admitted."""
     meter = Meter(MeterKind.REQUESTS_PER_MINUTE, limit=600, burst=2, period_us=60_000_000)

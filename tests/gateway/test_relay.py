@@ -109,6 +109,19 @@ async def test_a_huge_plain_answer_is_streamed_once_it_is_too_large_to_hold(gate
         await gateway.ask()
 
 
+async def test_a_huge_plain_answer_that_only_its_connection_ends_is_cut_where_it_is_no_whole_object(
+    gateway, first, monkeypatch
+):
+    """Its caller must not take it for all."""
+    monkeypatch.setattr("gateway.relay.BUFFERED", 10_000)
+    first.enqueue([Status(200, JSON | {"connection": "close"}), Bytes(b'{"data": [' + b"1," * 10_000), Close()])
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await gateway.ask()
+
+    assert gateway.metric("sluiceway_attempts_total", backend="a", outcome="truncated") == 1
+
+
 async def test_an_upstream_faster_than_its_caller_is_paused(gateway, first):
     """Nothing is read while nothing is taken: memory stays flat."""
     part = event({"choices": [{"delta": {"content": "x" * 60_000}}]})

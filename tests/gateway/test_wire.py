@@ -3,7 +3,8 @@ import contextlib
 
 import pytest
 
-from gateway import wire
+from gateway import listener, wire
+from gateway.connections import Connections
 from tests.gateway.wires import post, pour
 
 CHUNKED = b"POST /%d HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -275,3 +276,35 @@ def test_a_body_that_trickles_after_its_answer_ends_the_connection(play, monkeyp
 
     monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.2)
     play(scene)
+
+
+def test_a_refused_requests_body_is_not_kept(play):
+    """Nobody counts it."""
+
+    async def scene(it, caller):
+        body = b"a" * 30_000
+        await caller.send(post(b"/refused", body) + body)
+        assert (await caller.answer())[0] == 401
+        (connection,) = it.server.server_state.connections
+        assert connection.cycle.body == b""
+
+    play(scene)
+
+
+async def test_whoever_was_gone_before_its_address_was_known_is_not_taken():
+    """A scanner's reset, say."""
+    house = Connections(10, per_address=1)
+    wire_ = listener.Listener(listener.uvicorn.Config(None, log_config=None), house)._wire()
+    aborted = []
+
+    class Transport:
+        def get_extra_info(self, name):
+            return None
+
+        def abort(self):
+            aborted.append(True)
+
+    wire_.connection_made(Transport())
+
+    assert aborted
+    assert len(house) == 0

@@ -46,6 +46,7 @@ def test_only_whole_seconds_are_a_retry_after():
     assert classify(429, b"", "2").retry_after == 2.0
     assert classify(429, b"", "Wed, 21 Oct 2026 07:28:00 GMT").retry_after is None
     assert classify(429, b"", None).retry_after is None
+    assert classify(429, b"", "9" * 400).retry_after == 86_400
 
 
 def test_an_overflow_inside_a_stream_is_told_from_other_errors():

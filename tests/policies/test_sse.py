@@ -202,8 +202,17 @@ def test_a_last_event_without_its_blank_line_is_completed():
     finish, cut = relay(WORD + STOP.rstrip())[0], relay(WORD + STOP[:-9])[0]
 
     assert (finish.end(), finish.finished) == (STOP, True)
-    assert (cut.end(), cut.finished, cut.malformed) == (b"", False, 1)
+    assert (cut.end(), cut.finished, cut.malformed) == (b"", False, 0)
     assert relay(WORD + STOP + DONE)[0].end() == b""
+
+
+def test_half_of_an_event_is_never_passed_for_one():
+    """Its client would fall over it before it reads why the stream broke off."""
+    tap = Tap(withhold_usage=True)
+    tap.feed(WORD + b'data: {"choices":[{"index":0,"delta":{"content":"hel')
+
+    assert tap.committed
+    assert tap.end() == b""
 
 
 def test_an_event_without_bounds_breaks_the_stream(monkeypatch):

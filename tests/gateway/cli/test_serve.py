@@ -1,4 +1,5 @@
 import asyncio
+import os
 import signal
 import ssl
 import subprocess
@@ -66,6 +67,18 @@ def test_an_option_that_would_be_ignored_is_refused(tmp_path):
 
 def shown(port):
     return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+
+
+async def test_a_hangup_without_tls_ends_nothing(tmp_path):
+    """A closed terminal sends it too; nor does one during the start."""
+    async with ScriptedServer() as upstream:
+        config = write_config(tmp_path, {"backends": {"a": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}}})
+        async with GatewayProcess(config) as gateway:
+            os.kill(gateway.pid, signal.SIGHUP)
+            await asyncio.sleep(0.2)
+
+            assert (await gateway.metrics())["sluiceway_models"] == 1
+            assert await gateway.terminate() == 0
 
 
 async def test_a_hangup_shows_a_renewed_certificate_and_a_useless_one_changes_nothing(tmp_path):

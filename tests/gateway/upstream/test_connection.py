@@ -47,6 +47,18 @@ async def test_a_reader_who_is_slow_pauses_the_socket_and_going_on_resumes_it():
     assert not wire.paused
 
 
+async def test_a_connection_that_was_paused_reads_on_for_its_next_call():
+    """Its reader had gone before all was read."""
+    connection, wire = await sent()
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (HIGH + 2))
+    connection.data_received(b"x" * (HIGH + 1))
+    connection.data_received(b"x")
+    assert wire.paused
+
+    assert connection.finish()
+    assert not wire.paused
+
+
 async def test_a_whole_answer_makes_the_connection_fit_for_another_and_nothing_else_does():
     """Whether all of it was read or not; not one that is half here, a `connection: close`, or bytes unasked for."""
     whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

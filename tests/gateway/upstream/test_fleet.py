@@ -1,3 +1,5 @@
+import structlog
+
 from gateway.config.settings import Backend
 from gateway.upstream.fleet import LACKS_SECONDS, Fleet, Home, Live, Ticket
 from policies.dialects import DIALECTS
@@ -17,6 +19,23 @@ def test_three_failures_eject_and_an_answer_brings_back():
     assert one.snapshot(deployment(), 1.0).ejected
     one.answered("chat")
     assert not one.snapshot(deployment(), 1.0).ejected
+
+
+def test_the_first_failure_of_a_kind_is_told_with_its_reason_and_its_call():
+    """And then once a minute: an operator wants the reason, not the flood."""
+    one = live()
+    with structlog.testing.capture_logs() as told:
+        for moment, kind in ((0.0, "connect"), (1.0, "connect"), (2.0, "reset"), (61.0, "connect")):
+            failure = Failure(FailureKind(kind), "certificate verify failed")
+            one.failed(failure, "chat", moment, probe=False, request_id=f"req_{moment:g}")
+
+    entries = [entry for entry in told if entry["event"] == "an attempt failed"]
+    assert [(entry["kind"], entry["request_id"]) for entry in entries] == [
+        ("connect", "req_0"),
+        ("reset", "req_2"),
+        ("connect", "req_61"),
+    ]
+    assert entries[0]["detail"] == "certificate verify failed"
 
 
 def test_a_429_never_ejects():
