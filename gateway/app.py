@@ -17,7 +17,7 @@ from gateway import clock
 from gateway.api.admin import ERROR_ANSWERS, admin_router
 from gateway.api.inference import inference_router, straight
 from gateway.config.settings import Settings
-from gateway.exchange import new_request_id
+from gateway.errors import new_request_id
 from gateway.identity.directory import Directory
 from gateway.identity.identify import Identities
 from gateway.ledger import Ledger

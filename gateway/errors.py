@@ -8,12 +8,20 @@ import math
 
 import msgspec
 
+from gateway import clock
 from policies.limits import openai_headers
-from policies.rejections import Rejection
+from policies.rejections import Reason, Rejection
 
 Headers = list[tuple[bytes, bytes]]
 
+STOPPING = Rejection(Reason.OVERLOADED, "The gateway is stopping; send the call again.", retry_after_us=1_000_000)
+
 _encode = msgspec.json.Encoder().encode
+
+
+def new_request_id() -> str:
+    """Return an id for a call that brought none."""
+    return f"req_{clock.dice.getrandbits(96):024x}"  # names a call, guards nothing
 
 
 def error_body(rejection: Rejection, request_id: str) -> bytes:

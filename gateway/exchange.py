@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from gateway import clock
 from gateway.attempts import Attempts
 from gateway.cycle import PRESENCE, Presence
+from gateway.errors import STOPPING, new_request_id
 from gateway.intake import CallerLeft, Receive
-from gateway.reply import Reply, Send
+from gateway.reply import LAST_WORDS, Reply, Send
 from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
@@ -32,16 +33,12 @@ log = structlog.get_logger("sluiceway.exchange")
 
 Scope = Any
 
-LAST_WORDS = 1.0
-"""Seconds that a caller gets to take the news that the gateway is stopping."""
-
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _NOTHING = Usage(0, 0, estimated=False)
 _STORE_DOWN = Rejection(
     Reason.STORE_DOWN, "Limits cannot be checked right now, so nothing is served; try again.", retry_after_us=1_000_000
 )
 _BUG = Rejection(Reason.INTERNAL, "The gateway failed on this call; its log has the reason under this request id.")
-_STOPPING = Rejection(Reason.OVERLOADED, "The gateway is stopping; send the call again.", retry_after_us=1_000_000)
 
 
 class Exchange:
@@ -133,7 +130,7 @@ class Exchange:
             return request
         model = services.catalog.find(request.model)
         if model is None:
-            return _no_model(request.model[:128], services.catalog.unheard)
+            return services.catalog.missing(request.model)
         if model.name != request.model:
             request = replace(request, model=model.name)
         self._request = request
@@ -164,7 +161,7 @@ class Exchange:
         self._finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
-                await self._reply.reject(_STOPPING)
+                await self._reply.reject(STOPPING)
 
     def _leave(self) -> None:
         """End the call because its caller has left, which `send` would not say."""
@@ -207,7 +204,7 @@ class Exchange:
         usage = self._usage()
         if self._reservation is not None:
             self._services.ledger.settle(self._reservation, usage)
-        status = 499 if self._left else self._reply.status or _STOPPING.shape.status
+        status = 499 if self._left else self._reply.status or STOPPING.shape.status
         model = self._request.model if self._request is not None else "none"
         metrics = self._services.metrics
         metrics.requests(self._api, model, str(status)).inc()
@@ -244,21 +241,7 @@ class Exchange:
         return attributes
 
 
-def _no_model(name: str, unheard: tuple[str, ...]) -> Rejection:
-    """Refuse a model that nobody serves; one that a backend may serve which has not been heard of yet, for now."""
-    if unheard:
-        message = f"No model {name!r} is known yet; not heard of so far: {', '.join(unheard)}."
-        return Rejection(Reason.NO_DEPLOYMENT, message, param="model", retry_after_us=5_000_000)
-    message = f"The model {name!r} does not exist. GET /v1/models lists what this key may use."
-    return Rejection(Reason.MODEL_NOT_FOUND, message, param="model")
-
-
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
     """Return the caller's request id where it is a plain one, else a new one."""
     told = next((value for name, value in headers if name == b"x-request-id"), b"")
     return told.decode() if _REQUEST_ID.fullmatch(told) else new_request_id()
-
-
-def new_request_id() -> str:
-    """Return an id for a call that brought none."""
-    return f"req_{clock.dice.getrandbits(96):024x}"  # names a call, guards nothing

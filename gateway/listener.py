@@ -16,10 +16,9 @@ import uvicorn
 
 from gateway import clock, wire
 from gateway.connections import Connections
-from gateway.errors import error_body, error_headers
+from gateway.errors import STOPPING, error_body, error_headers, new_request_id
 from gateway.forwarded import Network
 from gateway.wire import ForwardedWire, Wire
-from policies.rejections import Reason, Rejection
 
 log = structlog.get_logger("sluiceway.listener")
 
@@ -41,7 +40,6 @@ PAUSE = 1.0
 """Seconds without accepting, when the process has no file descriptor left."""
 
 _POLL = 0.02
-_STOPPING = Rejection(Reason.OVERLOADED, "The gateway is stopping; send the call again.", retry_after_us=1_000_000)
 
 
 class Listener(uvicorn.Server):
@@ -174,11 +172,11 @@ def _told_of_a_cut(app: ASGIApplication) -> ASGIApplication:
         try:
             await app(scope, receive, send)
         except asyncio.CancelledError:
-            body = error_body(_STOPPING, f"req_{clock.token_hex(12)}")
-            headers = [*error_headers(_STOPPING), (b"content-type", b"application/json")]
+            body = error_body(STOPPING, new_request_id())
+            headers = [*error_headers(STOPPING), (b"content-type", b"application/json")]
             headers.append((b"content-length", b"%d" % len(body)))
             with contextlib.suppress(RuntimeError):  # an answer has begun: it ends with its connection
-                start = {"type": "http.response.start", "status": _STOPPING.shape.status, "headers": headers}
+                start = {"type": "http.response.start", "status": STOPPING.shape.status, "headers": headers}
                 await send(start)
                 await send({"type": "http.response.body", "body": body})
 

@@ -13,12 +13,12 @@ from litestar.params import FromPath
 from litestar.response import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import error_body, error_headers
-from gateway.exchange import Exchange, new_request_id
+from gateway.errors import error_body, error_headers, new_request_id
+from gateway.exchange import Exchange
 from gateway.services import Services
 from gateway.upstream.fleet import PATHS
 from policies.domain import API, Model
-from policies.rejections import Reason, Rejection
+from policies.rejections import Rejection
 
 OWNER = "sluiceway"
 
@@ -73,8 +73,7 @@ def inference_router(services: Services) -> Router:
         name = model_id.removeprefix("/")
         found = services.catalog.find(name)
         if found is None:
-            rejection = Rejection(Reason.MODEL_NOT_FOUND, f"The model {name[:128]!r} does not exist.", param="model")
-            return _rejected(rejection)
+            return _rejected(services.catalog.missing(name))
         return Response(_entry(found), headers={"x-request-id": new_request_id()})
 
     return Router("/v1", route_handlers=[chat, completions, embeddings, models, model], tags=["OpenAI API"])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from gateway.config.settings import Backend, default_price
 from gateway.upstream.listing import Listed
 from policies.domain import Deadlines, Deployment, Model, RoutingTerms
+from policies.rejections import Reason, Rejection
 
 EVERYTHING = frozenset({"text", "image", "audio", "file"})
 """A listing does not say what a model takes in, so the engine decides."""
@@ -25,6 +26,15 @@ class Catalog:
     def find(self, name: str) -> Model | None:
         """Return the model of that name or alias, or None."""
         return self._by_name.get(name)
+
+    def missing(self, name: str) -> Rejection:
+        """Refuse a model that nobody serves; one that a backend not heard of yet may serve, only for now."""
+        shown = repr(name[:128])
+        if self.unheard:
+            message = f"No model {shown} is known yet; not heard of so far: {', '.join(self.unheard)}."
+            return Rejection(Reason.NO_DEPLOYMENT, message, param="model", retry_after_us=5_000_000)
+        message = f"The model {shown} does not exist. GET /v1/models lists what this key may use."
+        return Rejection(Reason.MODEL_NOT_FOUND, message, param="model")
 
     def chain(self, model: Model) -> list[Model]:
         """Return `model` and its fallbacks, in order, each once."""

@@ -1,11 +1,12 @@
 import asyncio
 import contextlib
+from functools import partial
 
 import pytest
 
 from gateway import listener, wire
 from gateway.connections import Connections
-from tests.gateway.wires import post, pour
+from tests.gateway.wires import an_endless_body_ends_the_connection, post, pour
 
 CHUNKED = b"POST /%d HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 
@@ -254,17 +255,7 @@ def test_the_rest_of_a_body_is_dropped_and_the_next_request_served(play):
 
 
 def test_an_endless_body_after_its_answer_ends_the_connection(play):
-    async def scene(it, caller):
-        await caller.send(post(b"/refused", b"a" * 100_000_000))
-        assert (await caller.answer())[0] == 401
-        sent = 0
-        with contextlib.suppress(ConnectionError):
-            while sent < 100_000_000 and not caller.reader.at_eof():
-                await caller.send(b"a" * 100_000)
-                sent += 100_000
-        assert sent < 100_000_000  # what lies in the network's buffers varies
-
-    play(scene)
+    play(partial(an_endless_body_ends_the_connection, size=100_000_000))
 
 
 def test_a_body_that_trickles_after_its_answer_ends_the_connection(play, monkeypatch):

@@ -177,3 +177,15 @@ async def crypt(it):
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+
+async def an_endless_body_ends_the_connection(it, caller, size):
+    """Have a request refused and go on sending; what lies in the network's buffers varies."""
+    await caller.send(post(b"/refused", b"a" * size))
+    assert (await caller.answer())[0] == 401
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < size and not caller.reader.at_eof():
+            await caller.send(b"a" * 100_000)
+            sent += 100_000
+    assert sent < size

@@ -2,6 +2,7 @@ from gateway.config.settings import Backend
 from gateway.upstream.catalog import Catalog, listed
 from gateway.upstream.listing import Listed
 from policies.domain import Price
+from policies.rejections import Reason
 from tests.policies.builders import deployment, model
 
 
@@ -35,3 +36,14 @@ def test_the_same_id_on_two_backends_is_one_model_with_two_deployments():
     first, second = catalog.find("org/m").deployments
     assert (first.context_window, first.price) == (4096, Price(0, 0))
     assert (second.context_window, second.price) == (None, None)
+
+
+def test_a_model_that_nobody_serves_is_missing_for_good_only_once_everybody_was_heard():
+    """A backend that is still starting may have it; and no name is echoed without bound."""
+    gone, yet = Catalog(()).missing("x" * 1000), Catalog((), ["gpu-a"]).missing("m")
+
+    assert gone.reason is Reason.MODEL_NOT_FOUND
+    assert len(gone.message) < 250
+    assert yet.reason is Reason.NO_DEPLOYMENT
+    assert "gpu-a" in yet.message
+    assert yet.retry_after_us
