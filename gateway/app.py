@@ -5,6 +5,7 @@ Law: the only place that knows how the parts are made; everything below takes th
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +26,7 @@ from gateway.metrics import Metrics
 from gateway.services import Services
 from gateway.store.door import Store
 from gateway.telemetry import Telemetry
+from gateway.upkeep import Upkeep
 from gateway.upstream.catalog import Catalog, listed
 from gateway.upstream.fleet import Fleet
 from gateway.upstream.listing import USUAL_PORTS, Listed, engine_at, models_of
@@ -39,6 +41,14 @@ LAST_CALLS = 3.0
 
 VERSION = version("sluiceway")
 
+FIGURES = {
+    "reaped": "Reservations of lost gateways that this one has ended.",
+    "lost": "Settlements of reservations that the store had acknowledged and lost.",
+    "repeated": "Calls of the store made once more after another server took over.",
+    "local": "Calls admitted by this gateway's own share while the store was away.",
+}
+"""The ledger's counts since start that are told as metrics."""
+
 
 class Gateway:
     """One gateway. `discover`: local engines on their usual ports are backends too."""
@@ -48,14 +58,16 @@ class Gateway:
         self.store = store
         instance = clock.token_hex(6)
         self.directory = Directory(store)
-        self.ledger = Ledger(store, instance)
+        local = serves_without_store(settings)
+        self.ledger = Ledger(store, instance, journal=settings.store.data_dir / "journal" if local else None)
+        self.upkeep = Upkeep(store, self.ledger, allow_eviction=settings.store.allow_eviction)
         fleet = Fleet()
         for backend in settings.backends:
             fleet.add(backend)
         metrics = Metrics()
         self.services = Services(
             settings=settings,
-            identities=Identities(self.directory, settings.plans, settings.organizations),
+            identities=Identities(self.directory, settings.plans, settings.organizations, settings.store.when_down),
             ledger=self.ledger,
             fleet=fleet,
             catalog=Catalog(settings.models or ()),
@@ -73,10 +85,17 @@ class Gateway:
         metrics.gauge("sluiceway_body_bytes", "Bytes of bodies held.", lambda: self.services.intake.buffered)
         metrics.gauge("sluiceway_store_round_trips", "Store round trips since start.", lambda: store.round_trips)
         metrics.gauge("sluiceway_open_reservations", "Unsettled calls.", lambda: self.ledger.open_reservations)
+        metrics.gauge("sluiceway_store_down", "1 while the store is away.", lambda: store.down is not None)
+        for name, text in FIGURES.items():
+            metrics.gauge(f"sluiceway_ledger_{name}", text, partial(self._figure, name))
         metrics.gauge("sluiceway_models", "Models served.", lambda: len(self.services.catalog.models))
 
+    def _figure(self, name: str) -> float:
+        return float(getattr(self.ledger.figures, name))
+
     async def start(self) -> None:
-        """Join the store and look at the backends. Raises StoreDown."""
+        """Join the store and look at the backends. Raises StoreDown and UnfitStore."""
+        await self.upkeep.start()
         await self.ledger.start()
         if self.settings.models is None:
             await self.scan()
@@ -120,7 +139,8 @@ class Gateway:
         return straight(self.services, self._routes())
 
     def _routes(self) -> Litestar:
-        admin = admin_router(self.directory, self.ledger, self.settings.plans, self._admin_key)
+        zones = {name: one.time_zone for name, one in self.settings.organizations.items()}
+        admin = admin_router(self.directory, self.store, self.settings.plans, zones, self._admin_key)
         return Litestar(
             [inference_router(self.services), admin],
             exception_handlers={
@@ -141,10 +161,17 @@ class Gateway:
         """Settle everything, send the last spans, close every connection; call it when no call is left."""
         if self._rescan is not None:
             self._rescan.cancel()
+        self.upkeep.close()
         await self._last_calls()
         await self.ledger.close()
         await self.services.fleet.close()
         await self.services.telemetry.close()
+
+
+def serves_without_store(settings: Settings) -> bool:
+    """Say whether any plan is kept by shares while the store is away."""
+    stances = {plan.when_down or settings.store.when_down for plan in settings.plans.values()}
+    return "local" in stances | {settings.store.when_down}
 
 
 def _stamped(handler: Callable[..., Response[Any]], config: str) -> Callable[..., Response[Any]]:

@@ -9,7 +9,7 @@ import math
 import msgspec
 
 from gateway import clock
-from policies.limits import openai_headers
+from policies.limits import limit_headers
 from policies.rejections import Reason, Rejection
 
 Headers = list[tuple[bytes, bytes]]
@@ -36,10 +36,16 @@ def error_body(rejection: Rejection, request_id: str) -> bytes:
 
 
 def error_headers(rejection: Rejection) -> Headers:
-    """Return the headers that only a refusal has: when to come back, who refused, what is left."""
-    headers = openai_headers(rejection.requests, rejection.tokens)
-    if rejection.retry_after_us is not None:
-        headers += retry_after(rejection.retry_after_us)
+    """Return the headers that only a refusal has: when to come back, who refused, what is left.
+
+    A limit that no waiting helps says `x-should-retry: false`, which OpenAI's SDKs obey: they repeat a 429 otherwise.
+    """
+    again_us = rejection.retry_after_us
+    headers = limit_headers(rejection.requests, rejection.tokens, rejection.tightest, again_us)
+    if again_us is not None:
+        headers += retry_after(again_us)
+    elif rejection.shape.status == 429:
+        headers.append((b"x-should-retry", b"false"))
     if rejection.level is not None:
         headers.append((b"x-sluiceway-level", rejection.level.encode()))
     if rejection.meter is not None:

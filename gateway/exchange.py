@@ -14,7 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from gateway import clock
-from gateway.attempts import Attempts
+from gateway.attempts import CALLER_LEFT, NOTHING, Attempts
 from gateway.cycle import PRESENCE, Presence
 from gateway.errors import STOPPING, new_request_id
 from gateway.intake import CallerLeft, Receive
@@ -23,8 +23,10 @@ from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
 from gateway.upstream.fleet import Ticket
-from policies.domain import API, Claim, Estimate, InferenceRequest, Principal, Reservation, Route, Usage
-from policies.limits import openai_headers
+from policies.candidates import BUDGET
+from policies.claims import claim, lacks_money
+from policies.domain import API, Bill, Estimate, InferenceRequest, Model, Principal, Reservation, Route
+from policies.limits import NANO, limit_headers
 from policies.rejections import Reason, Rejection
 from policies.request import read
 from policies.routing import route
@@ -33,8 +35,9 @@ log = structlog.get_logger("sluiceway.exchange")
 
 Scope = Any
 
+_STOPPED = "stopping"
+_NOTHING = Bill(NOTHING, outcome="rejected")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_NOTHING = Usage(0, 0, estimated=False)
 _STORE_DOWN = Rejection(
     Reason.STORE_DOWN, "Limits cannot be checked right now, so nothing is served; try again.", retry_after_us=1_000_000
 )
@@ -54,7 +57,9 @@ class Exchange:
         self._estimate = Estimate(0, 0, 0, 0)
         self._reservation: Reservation | None = None
         self._attempts: Attempts | None = None
+        self._route: Route | None = None
         self._rejection: Rejection | None = None
+        self._spent: Rejection | None = None
         self._ticket: Ticket | None = None
         self._finished = False
 
@@ -111,16 +116,8 @@ class Exchange:
         if isinstance(admitted, Rejection):
             return admitted
         self._reservation = admitted
-        self._reply.standing = openai_headers(admitted.requests, admitted.tokens)
         services.metrics.overhead.observe(clock.monotonic() - self._begun_at)
-        self._attempts = Attempts(
-            services, self._known_request(), self._estimate, self._reply, key=who.key, call=self._span
-        )
-        services.ledger.follow(admitted, lambda: self._usage().total)
-        ticket, self._ticket = self._ticket, None
-        if ticket is None:
-            raise RuntimeError("a call is attempted after it was routed")
-        return await self._attempts.run(planned, ticket, self._begun_at)
+        return await self._attempt(admitted)
 
     def _plan(self, who: Principal, body: bytes) -> Route | Rejection:
         """Think: read the body's facts, find the model, rank its deployments."""
@@ -135,29 +132,62 @@ class Exchange:
             request = replace(request, model=model.name)
         self._request = request
         self._estimate = services.estimates.of(who.key, request)
+        return self._rank(request, model)
+
+    def _rank(self, request: InferenceRequest, model: Model, *, broke: bool = False) -> Route | Rejection:
+        """Rank the deployments of `model`, if `broke` only those that cost nothing, and take a place at the first."""
+        services = self._services
         chain = services.catalog.chain(model)
         now = clock.monotonic()
         snapshots = {link.name: services.fleet.snapshots(link, now) for link in chain}
-        planned = route(request, chain, snapshots, self._estimate, clock.dice)
+        planned = route(request, chain, snapshots, self._estimate, clock.dice, broke=broke)
         if isinstance(planned, Route):
+            self._route = planned
             live = services.fleet.live(planned.order[0].deployment)
             self._ticket = Ticket(live, self._estimate.prompt_tokens, now)
         return planned
 
     async def _admit(self, who: Principal, planned: Route) -> Reservation | Rejection:
-        """Pay: set aside at every level what the call will probably use."""
-        estimate = self._estimate
-        tokens = estimate.prompt_tokens + estimate.reserved_output
-        claim = Claim(who.organization, who.key, planned.model.name, who.levels, tokens, estimate.prompt_tokens)
+        """Pay: set aside at every level what the call will probably use.
+
+        Where money has run out, the call may still go where it costs nothing.
+        """
+        ledger = self._services.ledger
         try:
-            return await self._services.ledger.admit(claim)
+            admitted = await ledger.admit(claim(who, planned, self._estimate))
+            if isinstance(admitted, Reservation) or not lacks_money(admitted):
+                return admitted
+            self._spent = admitted
+            self._leave_place()
+            again = self._rank(self._known_request(), planned.model, broke=True)
+            if isinstance(again, Rejection):
+                return admitted
+            self._reply.dropped = tuple(
+                f"{out.deployment.backend} ({BUDGET})" for out in again.dropped if out.dropped == BUDGET
+            )
+            return await ledger.admit(claim(who, again, self._estimate))
         except StoreDown as error:
             self._span.record_exception(error)
             return _STORE_DOWN
 
+    async def _attempt(self, admitted: Reservation) -> Rejection | None:
+        """Do: answer from the route's deployments."""
+        services, planned = self._services, self._route
+        ticket, self._ticket = self._ticket, None
+        if ticket is None or planned is None:
+            raise RuntimeError("a call is attempted after it was routed")
+        self._reply.standing = limit_headers(admitted.requests, admitted.tokens, admitted.tightest)
+        for level, meter in admitted.shadows:
+            services.metrics.shadow_refusals(level, meter.value).inc()
+        self._attempts = Attempts(
+            services, self._known_request(), self._estimate, self._reply, admitted, call=self._span
+        )
+        services.ledger.follow(admitted, self._attempts.bill)
+        return await self._attempts.run(planned, ticket, self._begun_at)
+
     async def _stopping(self) -> None:
         """Tell a caller whose call outlived the gateway's grace; one who is not reading is not waited for."""
-        self._reply.broke = "stopping"
+        self._reply.broke = _STOPPED
         self._finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
@@ -173,24 +203,22 @@ class Exchange:
             raise RuntimeError("a request is asked for after its body was read")
         return self._request
 
-    def _usage(self) -> Usage:
-        """Return what the caller pays for: as told, else as counted, nothing where no deployment served."""
-        relay = None if self._attempts is None else self._attempts.relay
-        if relay is None or not relay.attempt.written:
+    def _leave_place(self) -> None:
+        """Give back the load of a call that is not attempted."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            ticket.close()
+            ticket.live.breaker.abandoned(probe=ticket.probe)
+
+    def _bill(self) -> Bill:
+        """Return what the caller pays for, nothing where no deployment served."""
+        if self._attempts is None:
             return _NOTHING
-        told = relay.usage
-        if told is not None and relay.finished:
-            return told
-        estimates, request = self._services.estimates, self._known_request()
-        key = "" if self._principal is None else self._principal.key
-        completion = estimates.counted_output(key, request, relay.events, relay.answer_bytes)
-        if not request.stream and not relay.finished and request.api != "embeddings":
-            attempt, now = relay.attempt, clock.monotonic()
-            elapsed, most = now - attempt.sent_at, self._estimate.longest_output
-            completion = attempt.ticket.live.latency.unseen_tokens(now, elapsed, request.choices, most)
-        if told is None:
-            return Usage(self._estimate.prompt_tokens, completion, estimated=True)
-        return Usage(told.prompt_tokens, max(told.completion_tokens, completion), estimated=True)
+        if self._left:
+            return self._attempts.bill(CALLER_LEFT)
+        if self._rejection is _BUG:
+            return self._attempts.bill(_BUG.reason.value)
+        return self._attempts.bill(_STOPPED if self._reply.broke == _STOPPED else None)
 
     def _finish(self) -> None:
         """Settle, observe, record; nothing here waits, and the second time nothing happens."""
@@ -198,32 +226,38 @@ class Exchange:
         if self._finished:
             return
         self._finished = True
-        if self._ticket is not None:
-            self._ticket.close()
-            self._ticket.live.breaker.abandoned(probe=self._ticket.probe)
-        usage = self._usage()
+        self._leave_place()
+        bill = self._bill()
         if self._reservation is not None:
-            self._services.ledger.settle(self._reservation, usage)
+            self._services.ledger.settle(self._reservation, bill)
         status = 499 if self._left else self._reply.status or STOPPING.shape.status
+        broke = CALLER_LEFT if self._left else self._reply.broke
+        self._count(bill, status, broke)
+        no = self._rejection
+        error = no.reason.value if no is not None else broke
+        if self._span.is_recording():
+            finish(self._span, self._attributes(bill), status=status, error=error)
+
+    def _count(self, bill: Bill, status: int, broke: str | None) -> None:
+        """Observe how the call ended and what was booked."""
+        metrics, usage, no = self._services.metrics, bill.usage, self._rejection
         model = self._request.model if self._request is not None else "none"
-        metrics = self._services.metrics
         metrics.requests(self._api, model, str(status)).inc()
         source = "estimated" if usage.estimated else "told"
         metrics.tokens(model, "prompt", source).inc(usage.prompt_tokens)
         metrics.tokens(model, "completion", source).inc(usage.completion_tokens)
-        broke = "caller_left" if self._left else self._reply.broke
+        if bill.money:
+            metrics.cost(model).inc(bill.money / NANO)
         if broke is not None and self._reply.status:
             metrics.cut(broke).inc()
-        no = self._rejection
         if no is not None:
-            metrics.rejections(no.reason.value, (no.level or "").partition(" ")[0], no.meter or "").inc()
-        error = no.reason.value if no is not None else broke
-        if self._span.is_recording():
-            finish(self._span, self._attributes(usage), status=status, error=error)
+            metrics.rejections(no.reason.value, no.level or "", no.meter or "").inc()
 
-    def _attributes(self, usage: Usage) -> Attributes:
+    def _attributes(self, bill: Bill) -> Attributes:
         attributes: Attributes = {
-            **usage_attributes(usage),
+            **usage_attributes(bill.usage),
+            "sluiceway.cost_usd": bill.money / NANO,
+            "sluiceway.outcome": bill.outcome,
             "sluiceway.attempts": self._reply.attempts,
             "sluiceway.backend": self._reply.backend,
             "sluiceway.request_id": self._reply.request_id,
@@ -235,9 +269,18 @@ class Exchange:
         if self._request is not None:
             attributes["gen_ai.request.model"] = self._request.model
             attributes["sluiceway.stream"] = self._request.stream
-        if self._rejection is not None and self._rejection.meter is not None:
-            attributes["sluiceway.level"] = self._rejection.level or ""
-            attributes["sluiceway.meter"] = self._rejection.meter
+        stopped = self._attempts.relay.stopped if self._attempts is not None and self._attempts.relay else None
+        refusal = stopped or self._rejection or self._spent
+        if refusal is not None and refusal.meter is not None:
+            attributes["sluiceway.level"] = refusal.level or ""
+            attributes["sluiceway.meter"] = refusal.meter
+        if self._reservation is not None and self._reservation.shadows:
+            shadows = [f"{level}.{meter.value}" for level, meter in self._reservation.shadows]
+            attributes["sluiceway.shadow_refusals"] = shadows
+        if self._route is not None:
+            unpaid = [] if self._attempts is None else self._attempts.unpaid.values()
+            dropped = [f"{out.deployment.id}: {out.dropped}" for out in (*self._route.dropped, *unpaid)]
+            attributes["sluiceway.dropped"] = dropped
         return attributes
 
 

@@ -43,6 +43,13 @@ class Metrics:
             "Tokens booked; source says whether the upstream told them or they were counted here.",
             "model direction source",
         )
+        self.cost = _labelled(registry, Counter, "cost_usd", "US dollars booked to callers.", "model")
+        self.shadow_refusals = _labelled(
+            registry, Counter, "shadow_refusals", "Calls that a meter which does not enforce let pass.", "level meter"
+        )
+        self.growths = _labelled(
+            registry, Counter, "growths", "Reservations that a running call asked to grow, by outcome.", "outcome"
+        )
         self.in_flight = _labelled(registry, Gauge, "in_flight", "Attempts under way, by backend.", "backend")
         self.cut = _labelled(
             registry, Counter, "streams_cut", "Answers that broke off after their head was sent, by cause.", "cause"

@@ -14,8 +14,10 @@ from gateway.patience import Patience
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from policies.domain import InferenceRequest, Usage
 from policies.failures import Failure, FailureKind, in_stream
+from policies.rejections import Rejection
 from policies.retries import first_content_deadline, whole_answer_deadline
-from policies.sse import DONE, EVENTS, EventTooLargeError, Tap, usage_in, usage_of
+from policies.sse import DONE, EVENTS, EventTooLargeError, Tap
+from policies.usage import usage_in, usage_of
 
 TAIL = 64 * 1024
 """Bytes at the end of a longer one in which its usage is looked for."""
@@ -36,24 +38,38 @@ class Caller(Protocol):
         """Send a part of the answer's body."""
 
 
+class Watch(Protocol):
+    """Who watches how much a stream says. `at`: content events from which on `outgrown` must be asked."""
+
+    at: int
+
+    def outgrown(self, events: int, told: Usage | None) -> Rejection | None:
+        """Take note of so many events, and of the usage that was `told`; a Rejection where the stream must end."""
+
+
 class Relay:
     """One attempt's answer on its way to the caller.
 
     `usage`: as told, else None. `events`: content events of a stream. `answer_bytes`: of a plain answer. `finished`:
     the upstream's answer was whole. `cut`: how a committed answer failed; `told`: the caller has read it from the
-    upstream. `malformed`: events that were not JSON.
+    upstream. `stopped`: the limit that a stream outgrew, where it was ended for it. `malformed`: events that were not
+    JSON.
     """
 
-    def __init__(self, attempt: Attempt, request: InferenceRequest, caller: Caller, deadline: float) -> None:
+    def __init__(
+        self, attempt: Attempt, request: InferenceRequest, caller: Caller, watch: Watch, deadline: float
+    ) -> None:
         self.attempt = attempt
         self.committed = False
         self.finished = False
         self.cut: Failure | None = None
+        self.stopped: Rejection | None = None
         self.answer_bytes = 0
         self._usage: Usage | None = None
         self._tap = Tap(withhold_usage=not request.wants_usage)
         self._request = request
         self._caller = caller
+        self._watch = watch
         self._patience = Patience(deadline)
 
     @property
@@ -155,10 +171,12 @@ class Relay:
         await self._caller.body(answer, more=False)
 
     async def _stream(self) -> None:
-        tap, stall = self._tap, self.attempt.home.dialect.stall
+        tap, watch, stall = self._tap, self._watch, self.attempt.home.dialect.stall
         while not tap.over() and (chunk := await self.attempt.read()) is not None:
             if ready := tap.feed(chunk):
                 await self._send(ready)
+            if tap.events >= watch.at and self._outgrown():
+                return
             if self.committed:
                 self._patience.wait(stall)
         if ready := tap.end():
@@ -173,6 +191,13 @@ class Relay:
         else:  # an upstream that lingers after its last word is not waited for
             self.finished = self.attempt.done = True
             await self._caller.body(b"" if tap.done else DONE, more=False)
+
+    def _outgrown(self) -> bool:
+        """Say whether the stream must end here; one that has said all there is to say need not."""
+        tap = self._tap
+        if not (tap.over() or (tap.finished and self._request.choices == 1)):
+            self.stopped = self._watch.outgrown(tap.events, tap.usage)
+        return self.stopped is not None
 
     async def _send(self, events: bytes) -> None:
         """Send whole events, the head before the first; only the call's deadline bounds a slow caller's time."""

@@ -27,7 +27,8 @@ _UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", 
 class Reply:
     """One answer. `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known.
 
-    `broke`: why an answer that had begun does not end well.
+    `dropped`: backends that were not asked for want of money, each with the reason. `broke`: why an answer that had
+    begun does not end well.
     """
 
     def __init__(self, send: Send, request_id: str, config: bytes) -> None:
@@ -37,6 +38,7 @@ class Reply:
         self.backend = ""
         self.attempts = 0
         self.standing: Headers = []
+        self.dropped: tuple[str, ...] = ()
         self._send = send
         self._config = config
         self._streaming = False
@@ -84,7 +86,7 @@ class Reply:
             return
         self.hush()
         headers = error_headers(rejection)
-        if rejection.requests is None and rejection.tokens is None:
+        if rejection.requests is rejection.tokens is rejection.tightest is None:
             headers += self.standing
         await self._start(rejection.shape.status, "application/json", len(body), [*headers, *self._served_by()])
         await self.body(body, more=False)
@@ -119,7 +121,10 @@ class Reply:
     def _served_by(self) -> Headers:
         if not self.attempts:
             return []
-        return [(b"x-sluiceway-attempts", b"%d" % self.attempts), (b"x-sluiceway-backend", self.backend.encode())]
+        served = [(b"x-sluiceway-attempts", b"%d" % self.attempts), (b"x-sluiceway-backend", self.backend.encode())]
+        if self.dropped:
+            served.append((b"x-sluiceway-dropped", ", ".join(self.dropped).encode()))
+        return served
 
     async def _start(self, status: int, content_type: str, length: int | None, more: Headers) -> None:
         headers: Headers = [

@@ -19,7 +19,7 @@ import structlog
 
 from gateway import clock
 from gateway.api.operations import operations_app
-from gateway.app import Gateway
+from gateway.app import Gateway, serves_without_store
 from gateway.config.settings import Listen, Settings
 from gateway.connections import Connections, affordable
 from gateway.listener import Listener, listen
@@ -70,11 +70,25 @@ class Running:
             return "starting"
         if not self.gateway.services.catalog.models:
             return "no backend lists a model yet"
+        if self.gateway.upkeep.unfit is not None:
+            return self.gateway.upkeep.unfit
         try:
             await self.gateway.store.send(("PING",))
         except StoreDown as error:
-            return str(error)
+            return None if serves_without_store(self.gateway.settings) else str(error)
         return None
+
+    def state(self) -> str:
+        """Say how well calls are taken: ok, or under which conditions."""
+        store, fault = self.gateway.store, self.gateway.ledger.fault
+        if store.down is None or store.down_since is None:
+            return "ok"
+        away = clock.monotonic() - store.down_since
+        journal = "" if fault is None else f"; what is admitted is not on disk ({fault})"
+        return (
+            f"ok, but for {away:.0f} s without the store ({store.down}): plans that say local are held to this "
+            f"gateway's share of what was left, others get 503{journal}"
+        )
 
     def owns(self, stack: contextlib.AsyncExitStack, listeners: list[Listener]) -> None:
         """Take over what `stop` will close and `cut` will cut."""
@@ -109,7 +123,7 @@ class Running:
 async def start(settings: Settings, *, discover: bool = False) -> Running:
     """Start a gateway and return it listening.
 
-    Raises OSError, StoreDown, DataDirLocked, CertificateError or NothingToServeError.
+    Raises OSError, StoreDown, UnfitStore, DataDirLocked, CertificateError or NothingToServeError.
     """
     callers = settings.listen
     context = None if callers.tls is None else server_context(callers.tls.cert, callers.tls.key)
@@ -126,7 +140,7 @@ async def start(settings: Settings, *, discover: bool = False) -> Running:
         if not gateway.services.fleet.homes:
             raise NothingToServeError("no backend is configured and no local engine answers")
         running = Running(gateway, admin_key)
-        operations = operations_app(gateway.services.metrics, running.ready)
+        operations = operations_app(gateway.services.metrics, running.ready, running.state)
         bound = _bind(settings.operations)
         behind = await listen(stack, operations, bound, GRACE, Connections(PROBES))
         running.operations_url = _url("http", settings.operations, bound)

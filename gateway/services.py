@@ -13,7 +13,7 @@ from gateway.metrics import Metrics
 from gateway.telemetry import Telemetry
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.fleet import Fleet
-from policies.domain import Claim, Reservation, Usage
+from policies.domain import Bill, Claim, Reservation
 from policies.estimates import Estimates
 from policies.rejections import Rejection
 from policies.retries import RetryBudget
@@ -25,11 +25,14 @@ class Books(Protocol):
     async def admit(self, claim: Claim) -> Reservation | Rejection:
         """Reserve at every level or refuse. Raises StoreDown."""
 
-    def settle(self, reservation: Reservation, usage: Usage) -> None:
+    def settle(self, reservation: Reservation, bill: Bill) -> None:
         """Book what was used and end the reservation; never waits."""
 
-    def follow(self, reservation: Reservation, counted: Callable[[], int]) -> None:
-        """Ask `counted` for the tokens used so far at every heartbeat."""
+    def follow(self, reservation: Reservation, so_far: Callable[[], Bill]) -> None:
+        """Ask `so_far` at every heartbeat what the call would be settled with now."""
+
+    async def grow(self, reservation: Reservation, output_tokens: int, money: int) -> Rejection | None:
+        """Set so much more aside at every level, or say which meter refuses. Raises StoreDown."""
 
 
 class Services:

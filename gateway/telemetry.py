@@ -158,7 +158,9 @@ def usage_attributes(usage: Usage) -> Attributes:
     """Return the attributes that tell `usage`."""
     return {
         gen_ai.GEN_AI_USAGE_INPUT_TOKENS: usage.prompt_tokens,
+        gen_ai.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: usage.cached_tokens,
         gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS: usage.completion_tokens,
+        gen_ai.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: usage.reasoning_tokens,
         "sluiceway.usage_estimated": usage.estimated,
     }
 

@@ -12,34 +12,59 @@ from msgspec import Raw, Struct
 
 API = Literal["chat", "completions", "embeddings"]
 LevelKind = Literal["organization", "team", "key"]
+Overrun = Literal["finish", "cut"]
+WhenDown = Literal["deny", "local"]
 
 
 class MeterKind(StrEnum):
     """What one meter counts; the value is its name in the file, in errors, traces and metrics."""
 
+    REQUESTS_PER_SECOND = "requests_per_second"
     REQUESTS_PER_MINUTE = "requests_per_minute"
+    REQUESTS_PER_HOUR = "requests_per_hour"
+    INPUT_TOKENS_PER_MINUTE = "input_tokens_per_minute"
+    INPUT_TOKENS_PER_HOUR = "input_tokens_per_hour"
+    OUTPUT_TOKENS_PER_MINUTE = "output_tokens_per_minute"
+    OUTPUT_TOKENS_PER_HOUR = "output_tokens_per_hour"
     TOKENS_PER_MINUTE = "tokens_per_minute"
+    TOKENS_PER_HOUR = "tokens_per_hour"
     CONCURRENT_REQUESTS = "concurrent_requests"
+    TOKENS_PER_DAY = "tokens_per_day"
+    TOKENS_PER_WEEK = "tokens_per_week"
+    TOKENS_PER_MONTH = "tokens_per_month"
+    TOKENS_IN_ALL = "tokens_in_all"
+    BUDGET_PER_DAY = "budget_per_day"
+    BUDGET_PER_WEEK = "budget_per_week"
+    BUDGET_PER_MONTH = "budget_per_month"
+    BUDGET_IN_ALL = "budget_in_all"
 
 
 class Meter(Struct, frozen=True):
-    """One thing counted at a level.
+    """One thing counted at a level; what its kind means is told in `policies/meters.py`.
 
-    A rate is a continuous token bucket: it holds `burst` and refills `limit` every `period_us`. Concurrent requests
-    (slots) have `burst == limit` and `period_us == 0`.
+    `limit` and `burst` are requests, tokens, slots or nano-dollars. A rate is a continuous token bucket that holds
+    `burst` and refills `limit` every period; everything else has `burst == limit`. `enforce` False: a shadow, which is
+    counted and never refuses. `model`: the only model whose calls it counts (None: every model's).
     """
 
     kind: MeterKind
     limit: int
     burst: int
-    period_us: int
+    enforce: bool = True
+    model: str | None = None
 
 
 class Plan(Struct, frozen=True):
-    """A named bundle of meters that a level carries."""
+    """A named bundle of meters that a level carries.
+
+    `overrun`: what becomes of a stream that one of its meters will not let grow. `when_down`: its stance while the
+    store is gone, None for the store's own.
+    """
 
     name: str
     meters: tuple[Meter, ...]
+    overrun: Overrun = "finish"
+    when_down: WhenDown | None = None
 
 
 class Level(Struct, frozen=True):
@@ -48,16 +73,19 @@ class Level(Struct, frozen=True):
     kind: LevelKind
     id: str
     meters: tuple[Meter, ...]
+    overrun: Overrun = "finish"
+    when_down: WhenDown = "deny"
 
 
 class Principal(Struct, frozen=True):
-    """Who is calling: organization > team > key."""
+    """Who is calling: organization > team > key. `time_zone`: where its calendar periods begin, an IANA name."""
 
     organization: str
     team: str
     key: str
     name: str
     levels: tuple[Level, ...]
+    time_zone: str = "UTC"
 
 
 class InferenceRequest(Struct, frozen=True):
@@ -81,10 +109,16 @@ class InferenceRequest(Struct, frozen=True):
 
 
 class Price(Struct, frozen=True):
-    """Pico-dollars a token: 1 USD a million tokens is 1,000,000 pico-dollars a token."""
+    """Pico-dollars a token: 1 USD a million tokens is 1,000,000 pico-dollars a token.
+
+    `cached_input`: of input that the upstream had in its cache; `reasoning`: of output that is reasoning. None: as the
+    rest of the input or output.
+    """
 
     input: int
     output: int
+    cached_input: int | None = None
+    reasoning: int | None = None
 
 
 class Deployment(Struct, frozen=True):
@@ -194,44 +228,89 @@ class Route(Struct, frozen=True):
 
 
 class Claim(Struct, frozen=True):
-    """What to set aside at every level for one call: one request, one slot and `tokens`, of which `prompt_tokens`."""
+    """What to set aside at every level for one call: one request, one slot, tokens and money.
+
+    `money`: nano-dollars at the price of the route's first deployment. `seconds`: how long the call will probably run.
+    `time_zone`: as the principal's.
+    """
 
     organization: str
+    team: str
     key: str
     model: str
     levels: tuple[Level, ...]
-    tokens: int
-    prompt_tokens: int
+    input_tokens: int
+    output_tokens: int
+    money: int = 0
+    seconds: float = 0.0
+    time_zone: str = "UTC"
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
 
 
 class Standing(Struct, frozen=True):
-    """One meter after an answer: its limit, what remains (never below 0) and microseconds until it is full again."""
+    """One meter after an answer: its limit, what remains (never below 0), and microseconds until it is full again.
 
+    What remains of a rate is in its bucket, which may hold less than the limit. `reset_us` is None where it never is
+    full again: what a meter counts in all does not come back, and nobody knows when slots do.
+    """
+
+    level: LevelKind
+    meter: Meter
     limit: int
     remaining: int
-    reset_us: int
+    reset_us: int | None
 
 
 class Reservation(Struct, frozen=True):
     """What the ledger has set aside: settled, released or expired exactly once, by its `id`.
 
-    `requests` and `tokens` are the tightest levels' standings, None where no level has such a meter.
+    `requests` and `tokens`: the standings with least left of those that count these, `tightest`: the one with the
+    smallest share left of all; None where no level has such a meter. `shadows`: the shadow meters that would have
+    refused.
     """
 
     id: str
     claim: Claim
-    requests: Standing | None
-    tokens: Standing | None
+    requests: Standing | None = None
+    tokens: Standing | None = None
+    tightest: Standing | None = None
+    shadows: tuple[tuple[LevelKind, MeterKind], ...] = ()
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one attempt: told by the upstream, or counted by us and marked `estimated`."""
+    """Tokens of one attempt: told by the upstream, or counted by us and marked `estimated`.
+
+    `cached_tokens` are those of the prompt that the upstream had in its cache, `reasoning_tokens` those of the
+    completion that are reasoning: 0 where it did not tell.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total(self) -> int:
         """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
+
+
+class Bill(Struct, frozen=True):
+    """What a call is settled with: its usage, its money in nano-dollars, and what its record says of it.
+
+    `deployment`: the one that served, "" where none did. `outcome`: ok, or how it ended instead. `wasted` and
+    `wasted_money`: what its failed attempts cost, which its organization's account `platform` bears.
+    """
+
+    usage: Usage
+    money: int = 0
+    deployment: str = ""
+    outcome: str = "ok"
+    request_id: str = ""
+    wasted: Usage | None = None
+    wasted_money: int = 0

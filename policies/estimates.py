@@ -1,8 +1,9 @@
 """What a call will probably use, learned from what calls did use.
 
-Law: nothing worst-case. A prompt is its bytes times the tokens a byte that this model's prompts had; an output is a
-high quantile of what this key got from this model, capped by the caller's own bound. Memory is bounded: the keys heard
-of least recently are forgotten first.
+Law: nothing worst-case. A prompt is its bytes times the tokens a byte that this key's prompts to this model had, and
+for each image, sound or file the tokens that one of theirs had, whatever its bytes; at least one token for each of
+several inputs. An output is a high quantile of what this key got from this model, capped by the caller's own bound,
+for each choice of each prompt. Memory is bounded: the keys heard of least recently are forgotten first.
 """
 
 import math
@@ -19,7 +20,9 @@ PRIOR_BYTES, MEMORY_BYTES = 4_000, 40_000
 MOST_PER_EVENT = 16.0
 """Tokens that an engine may put into one event."""
 TOKENS_PER_MEDIUM = 1000
-"""Prior of prompt tokens an image, a sound or a file."""
+"""Prior of prompt tokens an image, a sound or a file: an image of about a megapixel, by most models' patches."""
+LEAST_PER_MEDIUM, MOST_PER_MEDIUM = 16, 16_384
+"""What a sample may say of tokens a medium."""
 LONGEST_OUTPUT = 16_384
 """Output tokens that an answer without a bound may well have."""
 OUTPUT_MEAN = 350.0
@@ -38,13 +41,14 @@ _EAGERNESS = 4.0
 class _Pair:
     """What one key got from one model: the mean and a running quantile of output tokens a choice, and its densities."""
 
-    __slots__ = ("_bytes", "_calls", "_tokens", "high", "mean", "per_event")
+    __slots__ = ("_bytes", "_calls", "_tokens", "high", "mean", "per_event", "per_medium")
 
     def __init__(self) -> None:
         self._calls = 0
         self._bytes = float(PRIOR_BYTES)
         self._tokens = PRIOR_BYTES * TOKENS_PER_BYTE
         self.per_event = 1.0
+        self.per_medium = float(TOKENS_PER_MEDIUM)
         self.mean = OUTPUT_MEAN
         self.high = OUTPUT_HIGH
 
@@ -69,6 +73,13 @@ class _Pair:
         self._tokens = self._tokens * kept + tokens
         self._bytes = self._bytes * kept + text_bytes
 
+    def learn_media(self, prompt_tokens: int, text_bytes: int, media: int) -> None:
+        """Take in a prompt with media; it counts by their share, since the rest is text of roughly known density."""
+        text = text_bytes * self.per_byte
+        sample = min(MOST_PER_MEDIUM, max(LEAST_PER_MEDIUM, (prompt_tokens - text) / media))
+        share = media * self.per_medium / (text + media * self.per_medium)
+        self.per_medium += _STEP * share * (sample - self.per_medium)
+
     def learn_events(self, completion_tokens: int, events: int) -> None:
         """Take in the tokens an event of a whole stream."""
         sample = min(MOST_PER_EVENT, max(1.0, completion_tokens / events))
@@ -84,8 +95,10 @@ class Estimates:
     def of(self, key: str, request: InferenceRequest) -> Estimate:
         """Return what `request` by `key` will probably use; output counts over all of its choices."""
         pair = self._pair(key, request.model)
+        inputs = request.choices if request.api == "embeddings" else 1
+        prompt_tokens = round(request.text_bytes * pair.per_byte + request.media * pair.per_medium)
         return Estimate(
-            prompt_tokens=max(1, round(request.text_bytes * pair.per_byte) + request.media * TOKENS_PER_MEDIUM),
+            prompt_tokens=max(inputs, prompt_tokens),
             output_tokens=_bounded(request, pair.mean),
             reserved_output=_bounded(request, pair.high),
             longest_output=_bounded(request, request.max_tokens or LONGEST_OUTPUT),
@@ -99,10 +112,16 @@ class Estimates:
             return round(answer_bytes * TOKENS_PER_BYTE)
         return max(events, round(events * self._pair(key, request.model).per_event))
 
+    def events_within(self, key: str, request: InferenceRequest, tokens: int) -> int:
+        """Return the content events after which an answer has probably more than so many output tokens."""
+        return int(tokens / self._pair(key, request.model).per_event) + 1
+
     def learn(self, key: str, request: InferenceRequest, prompt: int, completion: int, events: int) -> None:
         """Take in what a call was told it used; `events` is 0 for a plain answer."""
         pair = self._pair(key, request.model)
-        if request.text_bytes and prompt and not request.media:
+        if request.media and prompt:
+            pair.learn_media(prompt, request.text_bytes, request.media)
+        elif request.text_bytes and prompt:
             pair.learn_density(prompt, request.text_bytes)
         if events and completion:
             pair.learn_events(completion, events)

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     CONTEXT_LENGTH = "context_length_exceeded"
     RATE_LIMITED = "rate_limit_exceeded"
     TOO_LARGE_FOR_LIMIT = "request_too_large_for_limit"
+    SPENT = "insufficient_quota"
     OVERLOADED = "overloaded"
     STORE_DOWN = "store_unavailable"
     NO_DEPLOYMENT = "no_deployment_available"
@@ -53,6 +54,7 @@ SHAPES: dict[Reason, Shape] = {
     Reason.CONTEXT_LENGTH: Shape(400, "invalid_request_error"),
     Reason.RATE_LIMITED: Shape(429, "rate_limit_error"),
     Reason.TOO_LARGE_FOR_LIMIT: Shape(429, "rate_limit_error"),
+    Reason.SPENT: Shape(429, "insufficient_quota"),
     Reason.OVERLOADED: Shape(503, "server_error"),
     Reason.STORE_DOWN: Shape(503, "server_error"),
     Reason.NO_DEPLOYMENT: Shape(503, "server_error"),
@@ -67,7 +69,8 @@ class Rejection(Struct, frozen=True):
     """One no: the reason, words for the caller, and when asking again makes sense.
 
     `retry_after_us`: microseconds until this very call would be admitted; None: never, or unknown. `level` and `meter`
-    name what refused (429 only); `requests` and `tokens` are the tightest standings for the headers.
+    name what refused (429 only); `requests` and `tokens` are the standings with least left of those that count these,
+    `tightest` the one with the smallest share left of all, for the headers.
     """
 
     reason: Reason
@@ -78,6 +81,7 @@ class Rejection(Struct, frozen=True):
     meter: str | None = None
     requests: Standing | None = None
     tokens: Standing | None = None
+    tightest: Standing | None = None
 
     @property
     def shape(self) -> Shape:

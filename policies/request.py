@@ -132,14 +132,17 @@ def _number(members: dict[str, Raw], name: str, least: int, most: int) -> int | 
 
 
 def _choices(api: API, members: dict[str, Raw]) -> int:
-    """Return how many answers are made: `n` (or `best_of`) for each prompt of a list."""
+    """Return how many answers are made: `n` (or `best_of`) for each prompt or input of a list."""
     each = max(_number(members, name, 1, MOST_CHOICES) or 1 for name in ("n", "best_of"))
-    prompt = bytes(members.get("prompt", b"")) if api == "completions" else b""
+    if api == "chat":
+        return each
+    name = _PROMPTS[api][0]
+    prompt = bytes(members[name])
     if not prompt.startswith(b"["):
         return each
     try:
         prompts = _prompts.decode(prompt)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise _BadMemberError("prompt", "'prompt' must be a string, or a list of strings or of token lists.") from None
-    several = bool(prompts) and bytes(prompts[0])[:1] in {b'"', b"["}
+        raise _BadMemberError(name, f"{name!r} must be a string, or a list of strings or of token lists.") from None
+    several = bool(prompts) and bytes(prompts[0])[:1] in {b'"', b"[", b"{"}
     return each * (len(prompts) if several else 1)

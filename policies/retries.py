@@ -6,7 +6,7 @@ halved), so that retries cannot multiply an outage. An API that a deployment doe
 is not counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from policies.domain import Candidate, Route
 from policies.failures import Failure, FailureKind
@@ -56,28 +56,24 @@ def whole_answer_deadline(candidate: Candidate) -> float:
     return max(60.0, 3 * candidate.longest)
 
 
-def next_attempt(
+def next_attempts(
     route: Route, tried: Sequence[tuple[Candidate, Failure]], remaining: float, budget: RetryBudget, now: float
-) -> Candidate | None:
-    """Return the candidate to try after the failures in `tried`, or None.
+) -> list[Candidate]:
+    """Return the candidates, one of which to try after the failures in `tried`: the first that can be paid.
 
     `remaining`: seconds until the call's deadline.
     """
-    if not tried:
-        return route.order[0]
     last, failure = tried[-1]
     counted = [f for _, f in tried if f.kind is not FailureKind.UNSUPPORTED]
     if not failure.meaning.elsewhere or remaining <= 0 or len(counted) >= route.model.routing.max_attempts:
-        return None
+        return []
     if [f.kind for f in counted].count(FailureKind.SERVER_ERROR) > 1:
-        return None  # a 500 twice is the request's doing more often than the engines'
+        return []  # a 500 twice is the request's doing more often than the engines'
     before = {candidate.deployment.id for candidate, _ in tried}
     left = [candidate for candidate in route.order if candidate.deployment.id not in before]
     if failure.kind is FailureKind.CONTEXT_OVERFLOW:
         left = [candidate for candidate in left if _window(candidate) > _window(last)]
-    if not left or (len(counted) > 1 and not budget.take(now)):
-        return None
-    return left[0]
+    return left if left and (len(counted) <= 1 or budget.take(now)) else []
 
 
 def passes(tried: Sequence[tuple[Candidate, Failure]]) -> bool:
@@ -86,13 +82,17 @@ def passes(tried: Sequence[tuple[Candidate, Failure]]) -> bool:
     return kind is FailureKind.CALLER or all(failure.kind is FailureKind.UNSUPPORTED for _, failure in tried)
 
 
-def verdict(tried: Sequence[tuple[Candidate, Failure]], remaining: float) -> Rejection:
+def verdict(
+    tried: Sequence[tuple[Candidate, Failure]], remaining: float, unpaid: Iterable[Candidate] = ()
+) -> Rejection:
     """Say no to the caller after the failures in `tried`, none of which left an answer that may pass.
 
-    The words name backends and kinds of failure, never an upstream's text.
+    The words name backends and kinds of failure, never an upstream's text. `unpaid`: those that were dropped since what
+    they cost more could not be set aside.
     """
     last, failure = tried[-1]
-    story = "; ".join(f"{candidate.deployment.backend}: {f.kind.value}" for candidate, f in tried)
+    failures = [f"{candidate.deployment.backend}: {f.kind.value}" for candidate, f in tried]
+    story = "; ".join([*failures, *(f"{out.deployment.backend}: not tried ({out.dropped})" for out in unpaid)])
     kinds = {f.kind for _, f in tried}
     if failure.kind is FailureKind.CONTEXT_OVERFLOW:
         window = last.deployment.context_window

@@ -25,15 +25,17 @@ def route(
     snapshots: Mapping[str, Sequence[Snapshot]],
     estimate: Estimate,
     dice: random.Random,
+    *,
+    broke: bool = False,
 ) -> Route | Rejection:
     """Return the route of `request` over `chain` (the model, then its fallbacks), or say that nothing can serve it.
 
-    `snapshots` holds each model's deployments by model name.
+    `snapshots` holds each model's deployments by model name. `broke`: only over those that cost nothing.
     """
     order: list[Candidate] = []
     dropped: list[Candidate] = []
     for model in chain:
-        ranked, out = _rank(model, snapshots[model.name], request, estimate, dice)
+        ranked, out = _rank(model, snapshots[model.name], request, estimate, dice, broke=broke)
         order += ranked
         dropped += out
     if not order:
@@ -43,14 +45,20 @@ def route(
 
 
 def _rank(
-    model: Model, snapshots: Sequence[Snapshot], request: InferenceRequest, estimate: Estimate, dice: random.Random
+    model: Model,
+    snapshots: Sequence[Snapshot],
+    request: InferenceRequest,
+    estimate: Estimate,
+    dice: random.Random,
+    *,
+    broke: bool,
 ) -> tuple[list[Candidate], list[Candidate]]:
     feasible: list[Candidate] = []
     soft: list[Candidate] = []
     dropped: list[Candidate] = []
     for snapshot in snapshots:
         candidate = score(snapshot, estimate, model.routing)
-        out = exclusion(snapshot, request, estimate.prompt_tokens)
+        out = exclusion(snapshot, request, estimate.prompt_tokens, broke=broke)
         if out is None:
             feasible.append(candidate)
         else:

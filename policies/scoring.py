@@ -6,7 +6,7 @@ equal deployments share the calls. Smaller is better. An unknown price counts as
 known one by `routing`.
 """
 
-from policies.domain import Candidate, Estimate, RoutingTerms, Snapshot
+from policies.domain import Candidate, Estimate, RoutingTerms, Snapshot, Usage
 from policies.pricing import money
 
 CROWDING = 0.02
@@ -23,7 +23,8 @@ def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candid
     crowding = CROWDING * snapshot.in_flight * decode
     seconds = ttft + decode + crowding
     imposed = snapshot.in_flight * prompt_tokens / snapshot.prefill_rate + crowding
-    cost = None if deployment.price is None else money(deployment.price, prompt_tokens, output_tokens)
+    price, expected = deployment.price, Usage(prompt_tokens, output_tokens, estimated=True)
+    cost = None if price is None else money(price, expected)
     return Candidate(
         deployment=deployment,
         ttft=ttft,

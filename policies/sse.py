@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from policies.domain import Usage
+from policies.usage import Counter, told_in
 
 EVENTS = "text/event-stream"
 """The content type of a stream."""
@@ -39,18 +40,6 @@ _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
 _CONTENT = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls", "function_call", "audio")
 
 
-MOST_CHOICES = 128
-"""Choices of one answer whose own usage is kept apart; the OpenAI API allows no more."""
-
-MOST_TOKENS = 2**31
-"""Tokens that an upstream may tell of one answer; more is nonsense and must not reach the books."""
-
-
-class _Usage(Struct):
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-
-
 class _Choice(Struct):
     index: int | None = None
     delta: dict[str, Raw] | None = None
@@ -65,13 +54,7 @@ class _Event(Struct):
     object: Raw | UnsetType = UNSET
 
 
-class _Answer(Struct):
-    usage: Raw | UnsetType = UNSET
-
-
 _decode_event = msgspec.json.Decoder(_Event).decode
-_decode_usage = msgspec.json.Decoder(_Usage | None).decode
-_decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 class EventTooLargeError(ValueError):
@@ -109,41 +92,6 @@ class Splitter:
         return events
 
 
-class _Counter:
-    """What a stream has told of its tokens, added up; `total` is None until it tells any.
-
-    Beside a choice usage is that choice's, so far (vLLM's continuous usage, llama.cpp's completions). In an event of
-    its own it is everybody's, but where another choice ends after it, as with llama.cpp, who tells it once a choice.
-    """
-
-    def __init__(self) -> None:
-        self.total: Usage | None = None
-        self._choices: dict[int | None, int] = {}
-        self._ended = False
-        self._told = False
-        self._before = 0
-
-    def beside(self, index: int | None, told: Usage) -> None:
-        """Take in the usage that came with choice `index`."""
-        if index in self._choices or len(self._choices) < MOST_CHOICES:
-            self._choices[index] = told.completion_tokens
-        self._set(told.prompt_tokens, sum(self._choices.values()))
-
-    def apart(self, told: Usage) -> None:
-        """Take in the usage that came without a choice."""
-        self._told = True
-        self._set(told.prompt_tokens, self._before + told.completion_tokens)
-
-    def ended(self) -> None:
-        """Note that a choice ended; what was told since another one did was not of this one."""
-        if self._ended and self._told and self.total is not None:
-            self._before, self._told = self.total.completion_tokens, False
-        self._ended = True
-
-    def _set(self, prompt: int, completion: int) -> None:
-        self.total = Usage(prompt, min(MOST_TOKENS, completion), estimated=False)
-
-
 class Tap:
     """Watches one stream. Feed it what the upstream sent; it returns what the caller may have now.
 
@@ -161,7 +109,7 @@ class Tap:
         self.error_shown = False
         self.malformed = 0
         self._withhold = withhold_usage
-        self._counter = _Counter()
+        self._counter = Counter()
         self._splitter = Splitter()
         self._held = bytearray()
 
@@ -236,7 +184,7 @@ class Tap:
             self.error = data
         if self.error is not None:
             return self.error_shown  # else clients take it for an answer without choices, and fall over it
-        told = None if seen.usage is UNSET else _told(seen.usage)
+        told = None if seen.usage is UNSET else told_in(seen.usage)
         if not seen.choices:
             if told is not None:
                 self._counter.apart(told)
@@ -285,28 +233,6 @@ def _matters(text: bytes) -> bool:
     return False
 
 
-def usage_of(answer: bytes) -> Usage | None:
-    """Return the usage that a plain answer tells, or None. Raises ValueError where the answer is not whole JSON."""
-    try:
-        told = _decode_answer(answer).usage
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"the answer is not a whole JSON object: {error}") from error
-    return None if told is UNSET else _told(told)
-
-
-def usage_in(tail: bytes) -> Usage | None:
-    """Return the last usage that the end of a long plain answer tells, or None."""
-    start = tail.rfind(b'"usage"')
-    if start < 0:
-        return None
-    text = tail[start + len(b'"usage"') :].decode("utf-8", "replace").lstrip(" \t\r\n:")
-    try:
-        _, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return _told(text[:end].encode())
-
-
 def error_event(body: bytes) -> bytes:
     """Write an error body as the last event of a stream."""
     return b"data: " + body + b"\n\n"
@@ -330,18 +256,6 @@ def refusal_event(status: int, body: bytes) -> bytes:
         error = {"message": message or f"The upstream answered {status}.", "type": "invalid_request_error"}
         error |= {"param": None, "code": status}
     return error_event(json.dumps({"error": error}).encode())
-
-
-def _told(usage: bytes | Raw) -> Usage | None:
-    """Read a usage object; None where it is none, which is an engine's oddity and no failure."""
-    try:
-        told = _decode_usage(usage)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    if told is None:
-        return None
-    prompt, completion = (min(MOST_TOKENS, max(0, n or 0)) for n in (told.prompt_tokens, told.completion_tokens))
-    return Usage(prompt, completion, estimated=False)
 
 
 def _has_content(choice: _Choice) -> bool:

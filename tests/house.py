@@ -13,6 +13,7 @@ PURE = frozenset(
     [
         "collections",
         "dataclasses",
+        "datetime",
         "enum",
         "fractions",
         "functools",
@@ -49,7 +50,19 @@ DOORS = {
 RANKS = (
     ("clock", "errors", "http", "logs", "store", "config", "forwarded", "tls"),
     ("identity", "ledger", "upstream", "telemetry", "metrics"),
-    ("patience", "cycle", "intake", "connections", "wire", "listener", "reply", "relay", "services", "attempts"),
+    (
+        "patience",
+        "cycle",
+        "intake",
+        "connections",
+        "wire",
+        "listener",
+        "reply",
+        "relay",
+        "services",
+        "growth",
+        "attempts",
+    ),
     ("exchange",),
     ("api",),
     ("app",),

@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 
+from gateway.app import FIGURES
 from gateway.cli import COMMANDS
 from gateway.config import load
 from gateway.config.reading import Row
@@ -53,6 +54,7 @@ def test_every_metric_on_the_page_exists_and_every_labelled_one_is_on_it():
     registry = Metrics().registry
     exposed = {name for family in registry.collect() for name in (family.name, f"{family.name}_total")}
     read_when_scraped = {"sluiceway_store_round_trips", "sluiceway_open_reservations", "sluiceway_open_calls"}
+    read_when_scraped |= {"sluiceway_store_down", *(f"sluiceway_ledger_{name}" for name in FIGURES)}
 
     assert named <= exposed | read_when_scraped
     assert {f.name for f in registry.collect()} - {"sluiceway_malformed_events"} <= {

@@ -11,8 +11,8 @@ from litestar.response import Response
 from gateway.metrics import Metrics
 
 
-def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]]) -> Litestar:
-    """Return the app; `ready` says why not, or None."""
+def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]], state: Callable[[], str]) -> Litestar:
+    """Return the app; `ready` says why not, or None; `state` says how well, where it is ready."""
 
     @get("/livez", sync_to_thread=False)
     def livez() -> str:
@@ -23,7 +23,7 @@ def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]])
     async def readyz() -> Response[str]:
         """Say whether calls are taken, and if not, why."""
         why = await ready()
-        return Response("ok" if why is None else why, status_code=200 if why is None else 503)
+        return Response(state() if why is None else why, status_code=200 if why is None else 503)
 
     @get("/metrics", sync_to_thread=False)
     def scrape() -> Response[bytes]:

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("gateway.cli.demo", "Show the gateway at work on a simulated fleet."),
     "keys": ("gateway.cli.keys", "Create, list and revoke keys."),
     "usage": ("gateway.cli.usage", "Tell what organizations, teams and keys have used."),
+    "ledger": ("gateway.cli.ledger", "Check the ledger's counters against its records."),
 }
 """Each subcommand: its module, and what it does in one line."""
 

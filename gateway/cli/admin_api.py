@@ -47,9 +47,10 @@ class AdminApi:
         *,
         params: Mapping[str, str | None] | None = None,
         body: object = None,
+        timeout: float = TIMEOUT,
     ) -> T:
         """Call `path` under `/admin/v1`; return its JSON as `answer`. Params that are None are left out."""
-        content = self._call(method, path, params, body)
+        content = self._call(method, path, params, body, timeout)
         try:
             return msgspec.json.decode(content, type=answer)
         except msgspec.DecodeError as error:
@@ -57,21 +58,23 @@ class AdminApi:
 
     def tell(self, method: str, path: str) -> None:
         """Call `path` for its effect."""
-        self._call(method, path, None, None)
+        self._call(method, path, None, None, TIMEOUT)
 
-    def _call(self, method: str, path: str, params: Mapping[str, str | None] | None, body: object) -> bytes:
+    def _call(
+        self, method: str, path: str, params: Mapping[str, str | None] | None, body: object, timeout: float
+    ) -> bytes:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         headers = {"authorization": f"Bearer {self._key}"}
         try:
             response = httpx.request(
-                method, f"{self._url}/admin/v1{path}", params=given, json=body, headers=headers, timeout=TIMEOUT
+                method, f"{self._url}/admin/v1{path}", params=given, json=body, headers=headers, timeout=timeout
             )
         except httpx.ConnectError as error:
             raise click.ClickException(
                 f"nothing answers at {self._url} ({error}). Is `sluiceway serve` running there? Else give --url."
             ) from error
         except httpx.TimeoutException as error:
-            raise click.ClickException(f"{self._url} did not answer within {TIMEOUT:.0f} s. Try again.") from error
+            raise click.ClickException(f"{self._url} did not answer within {timeout:.0f} s. Try again.") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
             raise click.ClickException(
                 f"{self._url!r} is no address ({error}). Give --url as {DEFAULT_URL}."
@@ -98,10 +101,9 @@ class AdminApi:
         return click.ClickException(f"{self._url} gave {answer}. Is it a Sluiceway gateway? Check --url.")
 
 
-def admin_options(command: Command) -> Command:
-    """Add `--url`, `--admin-key-file` and `--json` to a command, which gets `url`, `admin_key_file` and `as_json`."""
+def connection_options(command: Command) -> Command:
+    """Add `--url` and `--admin-key-file` to a command, which gets `url` and `admin_key_file`."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text."),
         click.option(
             "--admin-key-file",
             type=click.Path(path_type=Path),
@@ -113,6 +115,15 @@ def admin_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+"""Adds `--json` to a command, which gets `as_json`."""
+
+
+def admin_options(command: Command) -> Command:
+    """Add all of these to a command."""
+    return connection_options(json_option(command))
 
 
 def connect(url: str, admin_key_file: Path | None) -> AdminApi:

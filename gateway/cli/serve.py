@@ -15,6 +15,7 @@ from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Settings
 from gateway.store.door import StoreDown
 from gateway.store.embedded import DataDirLocked
+from gateway.store.preconditions import UnfitStore
 from gateway.tls import CertificateError
 
 NOTHING = """\
@@ -39,7 +40,7 @@ def command(config: Path | None, data_dir: Path | None) -> None:
         uvloop.run(_serve(settings, discover=config is None))
     except server.NothingToServeError:
         _fail(NOTHING)
-    except (OSError, StoreDown, DataDirLocked, CertificateError) as error:
+    except (OSError, StoreDown, UnfitStore, DataDirLocked, CertificateError) as error:
         _fail(f"sluiceway cannot start: {error}")
 
 

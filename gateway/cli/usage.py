@@ -1,64 +1,100 @@
-"""`sluiceway usage`: what an organization has used, by key and model.
+"""`sluiceway usage`: what was used, by whom, of what, for how much.
 
-Law: the numbers are the ledger's, through the admin API; nothing is computed here but the sums below the table.
+Law: the numbers are the ledger's, through the admin API; nothing is computed here.
 """
 
+import csv
+import sys
 from pathlib import Path
-from typing import Literal, TypedDict
 
 import click
 import msgspec
 
-from gateway.cli.admin_api import admin_options, connect
+from gateway.cli.admin_api import connect, connection_options
 
+READING = 120.0
+"""Seconds that a report over many months may take."""
 
-class _Total(TypedDict):
-    key: str
-    model: str
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    estimated_tokens: int
-
-
-class _Usage(TypedDict):
-    organization: str
-    totals: list[_Total]
-
-
-_COUNTED: tuple[Literal["requests", "prompt_tokens", "completion_tokens", "estimated_tokens"], ...] = (
-    "requests",
-    "prompt_tokens",
-    "completion_tokens",
+COLUMNS = (
+    "calls",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
     "estimated_tokens",
+    "usd",
 )
+"""What is told of each row, after what it is told by."""
+
+
+class _Report(msgspec.Struct):
+    since: str
+    until: str
+    by: list[str]
+    rows: list[dict[str, str | int]]
+    total: dict[str, str | int]
 
 
 @click.command("usage")
-@click.option("--org", required=True, help="The organization.")
-@admin_options
-def command(org: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
-    """Show requests and tokens of an organization, by key and model."""
-    usage = connect(url, admin_key_file).ask("GET", "/usage", _Usage, params={"organization": org})
-    if as_json:
-        click.echo(msgspec.json.encode(usage))
-    elif usage["totals"]:
-        _show(usage["totals"])
+@click.option("--org", help="Only this organization.  [default: all of them]")
+@click.option(
+    "--by",
+    help="What to tell rows by: one or more of organization, team, key, model, deployment, day, hour, with commas.  "
+    "[default: key,model]",
+)
+@click.option("--since", default="30d", show_default=True, help="From when: 30d, 12h or 2w ago, a date or an ISO time.")
+@click.option("--until", help="Until when, likewise.  [default: now]")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="How."
+)
+@connection_options
+def command(
+    *,
+    org: str | None,
+    by: str | None,
+    since: str,
+    until: str | None,
+    form: str,
+    url: str,
+    admin_key_file: Path | None,
+) -> None:
+    """Show calls, tokens and USD, by team, key, model, deployment, day or hour."""
+    params = {"organization": org, "by": by, "since": since, "until": until}
+    api = connect(url, admin_key_file)
+    report = api.ask("GET", "/usage", _Report, params=params, timeout=READING)
+    if form == "json":
+        click.echo(msgspec.json.encode(report))
+    elif form == "csv":
+        _write(report)
+    elif report.rows:
+        _show(report)
     else:
-        click.echo(f"{usage['organization']} has used nothing yet")
+        click.echo(f"{org or 'nobody'} has used nothing from {report.since} to {report.until}")
 
 
-def _show(totals: list[_Total]) -> None:
+def _write(report: _Report) -> None:
+    """Write rows as CSV, without their sum, for programs."""
+    names = [*report.by, *COLUMNS]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row[name] for name in names] for row in report.rows)
+
+
+def _show(report: _Report) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_footer=True)
-    table.add_column("key", "all", overflow="fold")
-    table.add_column("model", overflow="fold")
-    for name in _COUNTED:
-        summed = sum(total[name] for total in totals)
-        table.add_column(name.replace("_", " "), f"{summed:,}", justify="right")
-    for total in totals:
-        table.add_row(Text(total["key"]), Text(total["model"]), *(f"{total[name]:,}" for name in _COUNTED))
+    for at, name in enumerate(report.by):
+        table.add_column(name, "" if at else "all", overflow="fold")
+    for name in COLUMNS:
+        table.add_column(name.removesuffix("_tokens").replace("_", " "), _number(report.total[name]), justify="right")
+    for row in report.rows:
+        table.add_row(*(Text(str(row[name]) or "-") for name in report.by), *(_number(row[name]) for name in COLUMNS))
     Console().print(table)
+
+
+def _number(told: str | int) -> str:
+    """Return a number with separators; money is told as text, exactly."""
+    return told if isinstance(told, str) else f"{told:,}"

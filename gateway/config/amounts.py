@@ -54,6 +54,12 @@ def nano_dollars(text: str) -> int:
     return _scaled(text, 9, "is finer than a billionth of a dollar")
 
 
+def usd(nano: int) -> str:
+    """Return nano-dollars as a file would say them, in USD."""
+    dollars, rest = divmod(nano, 10**9)
+    return f"{dollars:,}.{rest:09}".rstrip("0").rstrip(".")
+
+
 def _scaled(text: str, digits: int, too_fine: str) -> int:
     """Return the decimal in `text` times ten to the `digits`, which must come out whole."""
     amount = decimal(text).scaleb(digits)

@@ -1,26 +1,27 @@
 """What the file's settings mean together: names that refer to each other, and settings that contradict each other.
 
-Law: no silent no-op. A reference to nothing, a name taken twice, a fallback that leads nowhere new, a plan that counts
-nothing: each is a mistake. What could not be read is not judged again.
+Law: no silent no-op. A reference to nothing, a name taken twice, a fallback that leads nowhere new: each is a mistake.
+What could not be read is not judged again. Plans are judged in `plan_checks.py` and `budget_checks.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
+from gateway.config.budget_checks import check_budgets
 from gateway.config.lists import Item
-from gateway.config.mistakes import At, shown
-from gateway.config.reading import keys_of, nearest
-from gateway.config.schema import FileRow, ModelRow, PlanRow, TeamRow
+from gateway.config.mistakes import Tell, shown
+from gateway.config.plan_checks import check_plan
+from gateway.config.reading import nearest
+from gateway.config.schema import DeploymentRow, FileRow, ModelRow, TeamRow
 from gateway.config.settings import STANDARD
 from gateway.tls import CertificateError, server_context
-
-Tell = Callable[[At, str, str], None]
 
 
 def check(file: FileRow, tell: Tell) -> None:
     """Tell every mistake that takes more than one setting to see."""
     _addresses(file, tell)
     _tls(file, tell)
+    _store(file, tell)
     _limits(file, tell)
     _backends(file, tell)
     models = file.models or {}
@@ -31,7 +32,8 @@ def check(file: FileRow, tell: Tell) -> None:
     _names(models, taken, tell)
     _fallbacks(models, taken, tell)
     for plan in file.plans.values():
-        _plan(plan, tell)
+        check_plan(plan, None if file.models is None else taken, tell)
+    check_budgets(file, taken, tell)
     _plan_references(file, tell)
 
 
@@ -61,6 +63,13 @@ def _tls(file: FileRow, tell: Tell) -> None:
         server_context(tls.cert, tls.key)
     except CertificateError as error:
         tell(tls.spot(error.setting), error.message, error.remedy)
+
+
+def _store(file: FileRow, tell: Tell) -> None:
+    """Tell leave to forget for a store that never does."""
+    store = file.store
+    if store.allow_eviction and store.url == "embedded" and not store.wrong:
+        tell(store.spot("allow_eviction"), "does nothing: the embedded store never evicts", "remove the line")
 
 
 def _limits(file: FileRow, tell: Tell) -> None:
@@ -94,6 +103,17 @@ def _deployments(file: FileRow, model: ModelRow, tell: Tell) -> None:
         if all(place) and place in lines:
             tell(row.at, f"is the same deployment as the one on line {lines[place]}", "remove one of them")
         lines.setdefault(place, row.at.line)
+        _price(row, tell)
+
+
+def _price(row: DeploymentRow, tell: Tell) -> None:
+    """Tell a price that makes input dearer for having been cached."""
+    price = row.price
+    if price is None or price.wrong or price.cached_input is None or not price.given("input"):
+        return
+    if price.cached_input > price.input:
+        why = "is more than the price of other input"
+        tell(price.spot("cached_input"), why, "write at most that, or remove the line")
 
 
 def _deadlines(model: ModelRow, tell: Tell) -> None:
@@ -149,18 +169,6 @@ def _cycles(edges: dict[str, dict[str, Item]]) -> Iterator[tuple[list[str], Item
             yield [*path, path[0]], edges[path[-1]].pop(path[0])
         else:
             return
-
-
-def _plan(plan: PlanRow, tell: Tell) -> None:
-    """Tell a plan that counts nothing, and buckets that hold more than their limits."""
-    if not plan.wrong and not plan.lines.keys() & keys_of(PlanRow).keys():
-        tell(plan.at, "has no meters, so it limits nothing", f"add one of {', '.join(keys_of(PlanRow))}")
-    for meter in (plan.requests_per_minute, plan.tokens_per_minute):
-        if meter is None or meter.wrong or meter.burst is None or "limit" not in meter.lines:
-            continue
-        if meter.burst > meter.limit:
-            message = f"{meter.burst:,} is more than the limit of {meter.limit:,}"
-            tell(meter.spot("burst"), message, "write at most the limit, or remove burst")
 
 
 def _plan_references(file: FileRow, tell: Tell) -> None:

@@ -8,9 +8,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from gateway.config.checks import model_names
-from gateway.config.schema import DeploymentRow, FileRow, ListenRow, PlanRow
+from gateway.config.plans import PlanRow
+from gateway.config.schema import DeploymentRow, FileRow, ListenRow, PriceRow, StoreRow
 from gateway.config.settings import (
-    MINUTE_US,
     STANDARD,
     Backend,
     Limits,
@@ -22,7 +22,7 @@ from gateway.config.settings import (
     Tls,
     default_price,
 )
-from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Model, Plan, Price, RoutingTerms
 
 DEFAULT_DATA_DIR = Path("data")
 """Where a file without `store.data_dir` keeps its data, beside the file."""
@@ -30,13 +30,13 @@ DEFAULT_DATA_DIR = Path("data")
 
 def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
     """Return the settings of a faultless file; `folder` is the file's own."""
-    plans = {STANDARD.name: STANDARD} | {name: _plan(name, row) for name, row in file.plans.items()}
     taken = model_names(file.models or {})
+    plans = {STANDARD.name: STANDARD} | {name: _plan(name, row, taken) for name, row in file.plans.items()}
     return Settings(
         listen=_listen(file.listen),
         operations=Listen(host=file.operations.host, port=file.operations.port),
         admin_key=file.admin_key,
-        store=StoreSettings(url=file.store.url, data_dir=file.store.data_dir or folder / DEFAULT_DATA_DIR),
+        store=_store(file.store, folder),
         limits=Limits(
             body=file.limits.body,
             buffered_total=file.limits.buffered_total,
@@ -63,6 +63,7 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
             name: Organization(
                 plan=_carried(row.plan, plans),
                 teams={team: _carried(team_row.plan, plans) for team, team_row in row.teams.items()},
+                time_zone=row.time_zone,
             )
             for name, row in file.organizations.items()
         },
@@ -81,25 +82,27 @@ def _listen(row: ListenRow) -> Listen:
     )
 
 
+def _store(row: StoreRow, folder: Path) -> StoreSettings:
+    """Return where the ledger lives."""
+    return StoreSettings(
+        url=row.url,
+        data_dir=row.data_dir or folder / DEFAULT_DATA_DIR,
+        when_down=row.when_down,
+        allow_eviction=row.allow_eviction,
+    )
+
+
 def _carried(name: str | None, plans: dict[str, Plan]) -> Plan | None:
     """Return the plan of a level, None where it has none."""
     return None if name is None else plans[name]
 
 
-def _plan(name: str, row: PlanRow) -> Plan:
-    """Return a plan with its meters in the order of `MeterKind`."""
-    meters = []
-    for kind, rate in (
-        (MeterKind.REQUESTS_PER_MINUTE, row.requests_per_minute),
-        (MeterKind.TOKENS_PER_MINUTE, row.tokens_per_minute),
-    ):
-        if rate is not None:
-            burst = rate.limit if rate.burst is None else rate.burst
-            meters.append(Meter(kind, limit=rate.limit, burst=burst, period_us=MINUTE_US))
-    slots = row.concurrent_requests
-    if slots is not None:
-        meters.append(Meter(MeterKind.CONCURRENT_REQUESTS, limit=slots, burst=slots, period_us=0))
-    return Plan(name=name, meters=tuple(meters))
+def _plan(name: str, row: PlanRow, taken: dict[str, str]) -> Plan:
+    """Return a plan: its own meters in the order of `MeterKind`, then each model's, by the model's own name."""
+    meters = row.compiled(None)
+    for model, model_row in row.models.items():
+        meters += model_row.compiled(taken.get(model, model))
+    return Plan(name=name, meters=meters, overrun=row.overrun or "finish", when_down=row.when_down)
 
 
 def _model(name: str, file: FileRow, taken: dict[str, str]) -> Model:
@@ -127,5 +130,10 @@ def _deployment(row: DeploymentRow, kind: str) -> Deployment:
         model=row.model,
         context_window=row.context_window,
         modalities=frozenset(item.name for item in row.modalities or ()) or frozenset({"text"}),
-        price=default_price(kind) if row.price is None else Price(input=row.price.input, output=row.price.output),
+        price=default_price(kind) if row.price is None else _price(row.price),
     )
+
+
+def _price(row: PriceRow) -> Price:
+    """Return what tokens cost."""
+    return Price(input=row.input, output=row.output, cached_input=row.cached_input, reasoning=row.reasoning)

@@ -4,6 +4,8 @@ Law: a mistake says the line, the setting, what is wrong and what would be right
 credential. Reading goes on after one, so that all are told at once.
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 SHOWN = 60
@@ -29,6 +31,10 @@ class At(Struct, frozen=True):
     def item(self, index: int, line: int) -> "At":
         """Return the place of a list's item (from 0)."""
         return At(line, f"{self.where}[{index}]")
+
+
+Tell = Callable[[At, str, str], None]
+"""How a mistake is told: where it is, what is wrong, and what would be right."""
 
 
 class Mistake(Struct, frozen=True, order=True):

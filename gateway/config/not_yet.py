@@ -8,30 +8,5 @@ NOT_YET: dict[str, frozenset[str]] = {
     "a listen address": frozenset({"transport"}),
     "the operations address": frozenset({"tls", "trusted_proxies", "transport"}),
     "a backend": frozenset({"max_in_flight"}),
-    "an organization": frozenset({"time_zone"}),
-    "a plan": frozenset(
-        {
-            "requests_per_second",
-            "requests_per_hour",
-            "tokens_per_hour",
-            "tokens_per_day",
-            "tokens_per_week",
-            "tokens_per_month",
-            "input_tokens_per_minute",
-            "input_tokens_per_hour",
-            "output_tokens_per_minute",
-            "output_tokens_per_hour",
-            "budget_per_month",
-            "overrun",
-            "when_down",
-            "models",
-        }
-    ),
 }
 """Keys, by the noun of their row."""
-
-NOT_YET_WHEN_DOWN = frozenset({"local"})
-"""Values of `store.when_down`."""
-
-NOT_YET_STORES = frozenset({"redis+sentinel", "redis+cluster"})
-"""Schemes of `store.url`."""

@@ -85,11 +85,13 @@ def keys_of(row: type[Row]) -> dict[str, Key]:
     }
 
 
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return a remedy for an unknown name: the nearest known one, or all of them."""
+def nearest(name: str, known: Collection[str], otherwise: str | None = None) -> str:
+    """Return a remedy for an unknown name: the nearest known one, else `otherwise`, which is by itself all of them."""
     match = get_close_matches(name, known, n=1)
     if match:
         return f"did you mean `{match[0]}`?"
+    if otherwise is not None:
+        return otherwise
     return f"known are: {', '.join(known)}" if known else "none is defined"
 
 

@@ -1,31 +1,28 @@
 """The file's format: one Row per kind of mapping, one annotated field per key.
 
-Law: this page is the reference of what a file may say; what a key means alone stands here, what keys mean together in
-`checks.py`. Defaults are the fields' own. Money is already in whole units: pico-dollars a token, nano-dollars a second.
+Law: this page, with `plans.py` for plans, is the reference of what a file may say; what a key means alone stands here,
+what keys mean together in `checks.py`. Defaults are the fields' own. Money is already in whole units: pico-dollars a
+token, nano-dollars a second.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, get_args
 
-import yaml
 from msgspec import field
 
 from gateway.config import amounts, values
 from gateway.config.lists import NAME, PLAIN_NAME, Item, each, named, names, section, words
-from gateway.config.mistakes import At
-from gateway.config.reading import Key, Reading, Row
-from gateway.config.settings import KINDS, MINUTE_US, TRANSPORTS, Limits
-from policies.domain import Deadlines, RoutingTerms
+from gateway.config.plans import PlanRow, with_meters
+from gateway.config.reading import Key, Row
+from gateway.config.settings import KINDS, TRANSPORTS, Limits
+from policies.domain import Deadlines, RoutingTerms, WhenDown
+from policies.meters import MOST
 
 MODALITIES = ("text", "image", "audio", "file")
 """What a message can be made of."""
 
-MOST = 2**53 - 1
-"""The largest number that the ledger keeps exactly."""
-
 _DAY = "86400"
 _BYTES = 1 << 40
-_RATE = values.whole(1, MOST // MINUTE_US, "a whole number, as far as the ledger counts exactly,")
 _PRICE = values.usd(amounts.pico_dollars, 10_000, "per million tokens")
 
 
@@ -67,7 +64,8 @@ class StoreRow(Row, frozen=True, kw_only=True):
 
     url: Annotated[str, Key(values.store_url)] = "embedded"
     data_dir: Annotated[Path | None, Key(values.path)] = None
-    when_down: Annotated[str, Key(values.when_down)] = "deny"
+    when_down: Annotated[WhenDown, Key(values.one_of(get_args(WhenDown)))] = "deny"
+    allow_eviction: Annotated[bool, Key(values.truth)] = False
 
 
 class LimitsRow(Row, frozen=True, kw_only=True):
@@ -103,6 +101,8 @@ class PriceRow(Row, frozen=True, kw_only=True):
 
     input: Annotated[int, Key(_PRICE, "add the price of input tokens")] = 0
     output: Annotated[int, Key(_PRICE, "add the price of output tokens")] = 0
+    cached_input: Annotated[int | None, Key(_PRICE)] = None
+    reasoning: Annotated[int | None, Key(_PRICE)] = None
 
 
 class DeploymentRow(Row, frozen=True, kw_only=True):
@@ -155,32 +155,6 @@ class ModelRow(Row, frozen=True, kw_only=True):
     deadlines: Annotated[DeadlinesRow, Key(section(DeadlinesRow))] = field(default_factory=DeadlinesRow)
 
 
-class MeterRow(Row, frozen=True, kw_only=True):
-    """A per-minute meter of a plan; without a `burst` its bucket holds the whole limit."""
-
-    NOUN: ClassVar[str] = "a meter"
-
-    limit: Annotated[int, Key(_RATE, "add the limit a minute")] = 0
-    burst: Annotated[int | None, Key(_RATE)] = None
-
-
-def _meter(reading: Reading, node: yaml.Node, at: At) -> MeterRow:
-    """Read a meter: `600`, or `{limit: 600, burst: 50}`."""
-    if isinstance(node, yaml.MappingNode):
-        return reading.row(MeterRow, node, at)
-    return MeterRow(at=at, limit=_RATE(reading, node, at))
-
-
-class PlanRow(Row, frozen=True, kw_only=True):
-    """One of `plans`."""
-
-    NOUN: ClassVar[str] = "a plan"
-
-    requests_per_minute: Annotated[MeterRow | None, Key(_meter)] = None
-    tokens_per_minute: Annotated[MeterRow | None, Key(_meter)] = None
-    concurrent_requests: Annotated[int | None, Key(values.whole(1, MOST, "slots"))] = None
-
-
 class TeamRow(Row, frozen=True, kw_only=True):
     """One of an organization's `teams`."""
 
@@ -194,6 +168,7 @@ class OrganizationRow(TeamRow, frozen=True, kw_only=True):
 
     NOUN: ClassVar[str] = "an organization"
 
+    time_zone: Annotated[str, Key(values.time_zone)] = "UTC"
     teams: Annotated[dict[str, TeamRow], Key(named(TeamRow, PLAIN_NAME))] = field(default_factory=dict)
 
 
@@ -224,7 +199,7 @@ class FileRow(Row, frozen=True, kw_only=True):
         default_factory=dict
     )
     models: Annotated[dict[str, ModelRow] | None, Key(named(ModelRow, NAME, _SOME_MODEL))] = None
-    plans: Annotated[dict[str, PlanRow], Key(named(PlanRow, PLAIN_NAME))] = field(default_factory=dict)
+    plans: Annotated[dict[str, PlanRow], Key(named(with_meters(PlanRow), PLAIN_NAME))] = field(default_factory=dict)
     organizations: Annotated[dict[str, OrganizationRow], Key(named(OrganizationRow, PLAIN_NAME))] = field(
         default_factory=dict
     )

@@ -5,12 +5,12 @@ a traceback or a rich table shows `***` in their place.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
 from gateway.forwarded import Network
-from policies.domain import Meter, MeterKind, Model, Plan, Price
+from policies.domain import Meter, MeterKind, Model, Plan, Price, WhenDown
 
 KINDS = ("openai", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "transformers")
 """The engines a backend can be."""
@@ -21,15 +21,12 @@ HOSTED = ("openai", "nvidia")
 TRANSPORTS = ("pooled", "httpx")
 """How a backend can be reached: by our own pool, or by stock httpx (slower; it knows corporate proxies)."""
 
-MINUTE_US = 60_000_000
-"""The period of a per-minute meter, in microseconds of the store's clock."""
-
 STANDARD = Plan(
     name="standard",
     meters=(
-        Meter(MeterKind.REQUESTS_PER_MINUTE, limit=600, burst=600, period_us=MINUTE_US),
-        Meter(MeterKind.TOKENS_PER_MINUTE, limit=400_000, burst=400_000, period_us=MINUTE_US),
-        Meter(MeterKind.CONCURRENT_REQUESTS, limit=32, burst=32, period_us=0),
+        Meter(MeterKind.REQUESTS_PER_MINUTE, limit=600, burst=600),
+        Meter(MeterKind.TOKENS_PER_MINUTE, limit=400_000, burst=400_000),
+        Meter(MeterKind.CONCURRENT_REQUESTS, limit=32, burst=32),
     ),
 )
 """The plan that is always there; a file may define its own under the same name."""
@@ -73,13 +70,18 @@ class Listen(Struct, frozen=True):
 
 
 class StoreSettings(Discreet, frozen=True):
-    """Where the ledger lives: `url` is `embedded` or a URL with perhaps a password; `data_dir` holds local files."""
+    """Where the ledger lives: `url` is `embedded` or a URL with perhaps a password; `data_dir` holds local files.
+
+    `when_down`: the stance of levels whose plan has none, while the store is gone. `allow_eviction`: take a store that
+    may forget what it was told.
+    """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"url"})
 
     url: str
     data_dir: Path
-    when_down: Literal["deny"] = "deny"
+    when_down: WhenDown = "deny"
+    allow_eviction: bool = False
 
 
 class Limits(Struct, frozen=True):
@@ -122,10 +124,14 @@ class Telemetry(Struct, frozen=True):
 
 
 class Organization(Struct, frozen=True):
-    """The plans that the file gives to an organization and to its teams (None: no plan)."""
+    """The plans that the file gives to an organization and to its teams (None: no plan).
+
+    `time_zone`: where its calendar periods begin, an IANA name.
+    """
 
     plan: Plan | None
     teams: dict[str, Plan | None]
+    time_zone: str = "UTC"
 
 
 class Settings(Discreet, frozen=True, kw_only=True):

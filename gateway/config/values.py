@@ -12,19 +12,26 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import available_timezones
 
 import yaml
 
 from gateway.config import amounts
 from gateway.config.mistakes import At, MisreadError
-from gateway.config.not_yet import NOT_YET_STORES, NOT_YET_WHEN_DOWN
-from gateway.config.reading import Read, Reading
+from gateway.config.reading import Read, Reading, nearest
 
 N = TypeVar("N", int, Decimal)
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _DATABASE = re.compile(r"/?[0-9]{0,5}")
+_NODES = re.compile(
+    r"rediss?\+(?P<kind>sentinel|cluster)://([^@/?#]*@)?(?P<nodes>[^@/?#]*)(?P<path>/[^?#]*)?(\?[^#]*)?(?P<rest>.*)"
+)
+_NODE = re.compile(r"(\[(?P<v6>[^]:]*:[^]]*)\]|(?P<name>[^]:[]+))(:(?P<port>[0-9]{1,5}))?")
+_MASTER = re.compile(r"/[A-Za-z0-9._-]+(/[0-9]{1,5})?")
 _STORES = "write embedded, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH"
+_SENTINEL = "write redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB"
+_CLUSTER = "write redis+cluster://HOST:PORT,HOST:PORT"
 
 
 def text(reading: Reading, node: yaml.Node, _at: At) -> str:
@@ -61,6 +68,11 @@ def size(high: int) -> Read[int]:
 def usd(parse: Callable[[str], int], most: int, unit: str) -> Read[int]:
     """Read dollars into the whole unit that `parse` makes of them, up to `most` dollars."""
     return _between(parse, 0, parse(str(most)), f"write USD {unit} from 0 to {most:,}, such as 1.5")
+
+
+def budget(most: int) -> Read[int]:
+    """Read dollars of a budget, at least a nano-dollar, into nano-dollars, up to `most` of them."""
+    return _between(amounts.nano_dollars, 1, most, f"write USD, more than 0 and up to {amounts.usd(most)}, such as 25")
 
 
 def decimal(low: str, high: str, unit: str) -> Read[float]:
@@ -155,9 +167,11 @@ def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:
     word = reading.word(node)
     if word.text == "embedded":
         return word.text
+    several = _NODES.fullmatch(word.text)
+    if several:
+        _check_nodes(several)
+        return word.text
     parts = _split(word.text)
-    if parts.scheme in NOT_YET_STORES:
-        raise MisreadError(f"{parts.scheme} is not supported by this version", _STORES)
     if parts.scheme in {"redis", "rediss"}:
         if not _is_host(parts.hostname or ""):
             raise MisreadError("names no valid host", _STORES)
@@ -170,14 +184,36 @@ def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:
     return word.text
 
 
-def when_down(reading: Reading, node: yaml.Node, _at: At) -> str:
-    """Read what happens when the store is gone."""
+def _check_nodes(url: re.Match[str]) -> None:
+    """Raise MisreadError where a URL of Sentinels or of a Cluster is none."""
+    remedy = _SENTINEL if url["kind"] == "sentinel" else _CLUSTER
+    for node in url["nodes"].split(","):
+        found = _NODE.fullmatch(node)
+        if not found or not _is_host(found["v6"] or found["name"]) or not 0 < int(found["port"] or 1) < 1 << 16:
+            raise MisreadError("has a node that is no HOST:PORT", remedy)
+    if url["rest"]:
+        raise MisreadError("has a fragment", remedy)
+    if url["kind"] == "sentinel" and not _MASTER.fullmatch(url["path"] or ""):
+        raise MisreadError("does not end with a master's name and perhaps a database number", remedy)
+    if url["kind"] == "cluster" and url["path"] not in {None, "/", "/0"}:
+        raise MisreadError("has a path, but a cluster has no databases", remedy)
+
+
+def truth(reading: Reading, node: yaml.Node, _at: At) -> bool:
+    """Read `true` or `false`."""
     word = reading.word(node)
-    if word.text in NOT_YET_WHEN_DOWN:
-        message = f"{word.shown} is not enforced by this version"
-        raise MisreadError(message, "remove the line; `deny` is what this version does")
-    if word.text != "deny":
-        raise MisreadError(f"{word.shown} is not known here", "write deny, or remove the line")
+    if word.text not in {"true", "false"}:
+        raise MisreadError(f"{word.shown} is neither true nor false", "write true or false")
+    return word.text == "true"
+
+
+def time_zone(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read the IANA name of a time zone."""
+    word = reading.word(node)
+    zones = sorted(available_timezones())
+    if word.text not in zones:
+        remedy = nearest(word.text, zones, "write an IANA name such as Europe/Berlin")
+        raise MisreadError(f"{word.shown} is no time zone", remedy)
     return word.text
 
 

@@ -87,8 +87,16 @@ class _Body(Struct):
     error: _Error | None = None
 
 
-class _Totals(Struct):
-    totals: list[Charged]
+class _Used(Struct):
+    key: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    estimated_tokens: int
+
+
+class _Usage(Struct):
+    rows: list[_Used]
 
 
 _read = msgspec.json.Decoder(_Body).decode
@@ -190,12 +198,12 @@ class Desk:
         answer = await self._client.get("/admin/v1/usage", params={"organization": ORGANIZATION}, headers=self._headers)
         if answer.status_code != 200:
             raise TourBroken(f"GET /admin/v1/usage answered {answer.status_code}: {answer.text[:200]}")
-        rows = [row for row in msgspec.json.decode(answer.content, type=_Totals).totals if row.key == key.id]
+        rows = [row for row in msgspec.json.decode(answer.content, type=_Usage).rows if row.key == key.id]
         return Charged(
             key=key.id,
-            requests=sum(row.requests for row in rows),
-            prompt_tokens=sum(row.prompt_tokens for row in rows),
-            completion_tokens=sum(row.completion_tokens for row in rows),
+            requests=sum(row.calls for row in rows),
+            prompt_tokens=sum(row.input_tokens for row in rows),
+            completion_tokens=sum(row.output_tokens for row in rows),
             estimated_tokens=sum(row.estimated_tokens for row in rows),
         )
 

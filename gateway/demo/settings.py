@@ -6,7 +6,6 @@ Law: the same settings that a file would compile to; nothing in the gateway know
 from pathlib import Path
 
 from gateway.config.settings import (
-    MINUTE_US,
     STANDARD,
     Backend,
     Limits,
@@ -27,13 +26,13 @@ HOSTED_PRICE = Price(input=1_500_000, output=7_500_000)
 DEMO = Plan(
     name="demo",
     meters=(
-        Meter(MeterKind.REQUESTS_PER_MINUTE, limit=6_000, burst=6_000, period_us=MINUTE_US),
-        Meter(MeterKind.TOKENS_PER_MINUTE, limit=4_000_000, burst=4_000_000, period_us=MINUTE_US),
-        Meter(MeterKind.CONCURRENT_REQUESTS, limit=64, burst=64, period_us=0),
+        Meter(MeterKind.REQUESTS_PER_MINUTE, limit=6_000, burst=6_000),
+        Meter(MeterKind.TOKENS_PER_MINUTE, limit=4_000_000, burst=4_000_000),
+        Meter(MeterKind.CONCURRENT_REQUESTS, limit=64, burst=64),
     ),
 )
 
-TINY = Plan(name="tiny", meters=(Meter(MeterKind.REQUESTS_PER_MINUTE, limit=60, burst=3, period_us=MINUTE_US),))
+TINY = Plan(name="tiny", meters=(Meter(MeterKind.REQUESTS_PER_MINUTE, limit=60, burst=3),))
 
 
 def demo_settings(fleet: Fleet, port: int, data_dir: Path, *, failover: bool) -> Settings:

@@ -1,8 +1,8 @@
 """Who sends these headers: decided in memory, and from the store once a second a key.
 
-Law: no caller is trusted on a record older than `TRUST`, and none is refused for what the store could not say: with
-the store gone an answer is 503, never 401. What strangers cost is bounded: in memory (`STRANGERS_REMEMBERED`) and in
-questions to the store (`strangers.py`).
+Law: no caller is trusted on a record older than `TRUST`, save while the store is away by those plans that say `local`;
+and none is refused for what the store could not say: with the store gone an answer is 503, never 401. What strangers
+cost is bounded: in memory (`STRANGERS_REMEMBERED`) and in questions to the store (`strangers.py`).
 """
 
 import asyncio
@@ -19,8 +19,9 @@ from gateway.identity.directory import Directory
 from gateway.identity.principals import principal
 from gateway.identity.strangers import RATE, Strangers
 from gateway.store.door import StoreDown
-from policies.domain import Plan, Principal
+from policies.domain import Plan, Principal, WhenDown
 from policies.rejections import Reason, Rejection
+from policies.shares import stance
 
 TRUST = 1.0
 """Seconds a record is trusted, from before it was read: a revocation is in force everywhere within a second."""
@@ -77,11 +78,14 @@ class Identities:
         directory: Directory,
         plans: Mapping[str, Plan],
         organizations: Mapping[str, Organization],
+        when_down: WhenDown = "deny",
         now: Callable[[], float] = clock.monotonic,
     ) -> None:
+        """`when_down`: the stance of levels without a plan that says otherwise."""
         self._directory = directory
         self._plans = plans
         self._organizations = organizations
+        self._when_down = when_down
         self._now = now
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
@@ -130,13 +134,21 @@ class Identities:
             asked = self._now()
             record = await self._directory.get(name)
         except StoreDown:
-            return STORE_DOWN
+            return self._still(key_id, asked)
         if record is None:
             return self._forget(key_id)
-        outcome = principal(record, self._plans, self._organizations)
+        outcome = principal(record, self._plans, self._organizations, self._when_down)
         known = _Known(record.digest, outcome, asked + TRUST)
         _remember(self._known, key_id, known, KEYS_REMEMBERED)
         return known
+
+    def _still(self, key_id: bytes, asked: float) -> _Known | Rejection:
+        """Trust an old record a little longer, if its holder's plans are kept while the store is away."""
+        known = self._known.get(key_id)
+        if known is None or isinstance(known.outcome, Rejection) or stance(known.outcome.levels) == "deny":
+            return STORE_DOWN
+        renewed = self._known[key_id] = _Known(known.digest, known.outcome, asked + TRUST)
+        return renewed
 
     def _forget(self, key_id: bytes) -> Rejection:
         self._known.pop(key_id, None)

@@ -8,16 +8,22 @@ from collections.abc import Mapping
 
 from gateway.config.settings import Organization
 from gateway.identity.directory import KeyRecord
-from policies.domain import Level, Meter, Plan, Principal
+from policies.domain import Level, LevelKind, Plan, Principal, WhenDown
 from policies.rejections import Reason, Rejection
 
 REVOKED = Rejection(Reason.BAD_KEY, "This API key was revoked. Ask your operator for another.")
 
 
 def principal(
-    record: KeyRecord, plans: Mapping[str, Plan], organizations: Mapping[str, Organization]
+    record: KeyRecord,
+    plans: Mapping[str, Plan],
+    organizations: Mapping[str, Organization],
+    when_down: WhenDown = "deny",
 ) -> Principal | Rejection:
-    """Compile `record`: three levels, each with the meters of its plan and none where no plan binds it."""
+    """Compile `record`: three levels, each with the meters of its plan and none where no plan binds it.
+
+    `when_down`: the stance of levels whose plan has none, and of those without a plan.
+    """
     if record.revoked:
         return REVOKED
     if record.plan is not None and record.plan not in plans:
@@ -34,12 +40,15 @@ def principal(
         key=record.id,
         name=record.name,
         levels=(
-            Level("organization", "org", _meters(organization.plan if organization else None)),
-            Level("team", f"team:{record.team}", _meters(team_plan)),
-            Level("key", f"key:{record.id}", _meters(plans[record.plan] if record.plan else None)),
+            _level("organization", "org", organization.plan if organization else None, when_down),
+            _level("team", f"team:{record.team}", team_plan, when_down),
+            _level("key", f"key:{record.id}", plans[record.plan] if record.plan else None, when_down),
         ),
+        time_zone=organization.time_zone if organization else "UTC",
     )
 
 
-def _meters(plan: Plan | None) -> tuple[Meter, ...]:
-    return plan.meters if plan else ()
+def _level(kind: LevelKind, name: str, plan: Plan | None, when_down: WhenDown) -> Level:
+    if plan is None:
+        return Level(kind, name, (), when_down=when_down)
+    return Level(kind, name, plan.meters, plan.overrun, plan.when_down or when_down)

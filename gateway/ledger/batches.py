@@ -7,27 +7,28 @@ it goes before whatever came after it, so that this gateway's next call finds th
 """
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 import structlog
 
 from gateway import clock
 from gateway.ledger import wire
+from gateway.ledger.contact import Contact
+from gateway.ledger.queues import MOST_OPERATIONS, Operation, Queue
+from gateway.ledger.ring import Call, Ring
 from gateway.store.door import NoScriptError, Store, StoreDown
 
 log = structlog.get_logger("sluiceway.ledger")
 
-MOST_OPERATIONS = 32
-"""Operations of one organization in one flush."""
-
-PATIENT_SHARE = MOST_OPERATIONS // 2
-"""Places of those that settlements may take when more wait than fit: fewer, and they would never catch up."""
-
 MOST_ORGANIZATIONS = 64
 """Organizations in one flush."""
+
+MOST_BYTES = 64 * 1024
+"""Bytes of one call; what is longer is cut in two, as long as it has more than one operation."""
 
 LINGER = 0.01
 """Seconds that a settlement waits for company where the store is idle."""
@@ -35,103 +36,53 @@ LINGER = 0.01
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 """Seconds after which what was lost is sent again; doubled each time."""
 
-
-class Operation(ABC):
-    """One operation on one organization's books, from its submission to its answer."""
-
-    urgent = True
-    """Whether somebody waits for the answer."""
-
-    def __init__(self, organization: str) -> None:
-        self.organization = organization
-        self.sent = False
-
-    def wanted(self) -> bool:
-        """Tell whether it still makes sense to send it."""
-        return True
-
-    @abstractmethod
-    def body(self, arguments: wire.Arguments) -> wire.Body:
-        """Return what the script reads."""
-
-    @abstractmethod
-    def answered(self, answer: wire.Answer) -> None:
-        """Take the script's answer."""
-
-    @abstractmethod
-    def failed(self, error: StoreDown) -> bool:
-        """Learn that it was lost, if it was `sent` perhaps after it was done; return whether to send it again."""
-
-
-class Contact:
-    """For how long the store has answered without a break; a silence longer than `gap` seconds is one."""
-
-    def __init__(self, gap: float) -> None:
-        self._gap = gap
-        self._began: float | None = None
-        self._last = 0.0
-
-    def since(self, now: float) -> float | None:
-        """Return when the contact that is unbroken at `now` began (monotonic seconds), None if there is none."""
-        return self._began if now - self._last <= self._gap else None
-
-    def made(self, now: float) -> None:
-        """Note an answer."""
-        if self.since(now) is None:
-            self._began = now
-        self._last = now
-
-    def lost(self) -> None:
-        """Note that an answer did not come."""
-        self._began = None
-
-
-class _Queue:
-    """What waits for one organization."""
-
-    __slots__ = ("patient", "urgent")
-
-    def __init__(self) -> None:
-        self.urgent: deque[Operation] = deque()
-        self.patient: deque[Operation] = deque()
-
-    def take(self) -> list[Operation]:
-        """Take what goes with the next flush: settlements first, since they make room."""
-        share = min(len(self.patient), max(PATIENT_SHARE, MOST_OPERATIONS - len(self.urgent)))
-        taken = [self.patient.popleft() for _ in range(min(share, MOST_OPERATIONS))]
-        while self.urgent and len(taken) < MOST_OPERATIONS:
-            operation = self.urgent.popleft()
-            if operation.wanted():
-                taken.append(operation)
-        return taken
+Heard = Callable[[str, list[Any], int], None]
+"""Takes an organization, what is used of its meters that were touched (as `wire.Reply`), and the store's clock."""
 
 
 class Batches:
-    """The one way of the ledger's operations to the store."""
+    """The one way of the ledger's operations to the store.
 
-    def __init__(self, store: Store, gateway: str, contact: Contact) -> None:
+    `heard`: who wants to know what is used. `caught_up` is called when nothing is left to be sent again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        gateway: str,
+        contact: Contact,
+        heard: Heard | None = None,
+        caught_up: Callable[[], None] | None = None,
+    ) -> None:
+        self.ring = Ring(store, gateway)
         self._store = store
         self._gateway = gateway
         self._contact = contact
-        self._queues: dict[str, _Queue] = {}
-        self._lost: list[Operation] = []
+        self._heard = heard
+        self._queues: dict[str, Queue] = {}
+        self._asked: dict[str, int] = {}
+        self._lost: deque[Operation] = deque()
         self._retry: asyncio.TimerHandle | None = None
         self._retry_after = FIRST_RETRY
         self._flushing: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._down = False
+        self._caught_up = caught_up
         self._idle = asyncio.Event()
         self._idle.set()
+        store.on_return(self._try_again)
 
     async def load(self) -> None:
         """Give the script to the store. Raises `StoreDown`."""
-        await self._store.send(["SCRIPT", "LOAD", wire.SCRIPT])
+        await self._store.load(wire.SCRIPT)
 
     def submit(self, operation: Operation) -> None:
         """Send `operation` with the next flush: at once if none is in flight and somebody waits for it."""
+        if self._store.down is not None:
+            self._fail([operation], StoreDown(self._store.down))
+            return
         queue = self._queues.get(operation.organization)
         if queue is None:
-            queue = self._queues[operation.organization] = _Queue()
+            queue = self._queues[operation.organization] = Queue()
         (queue.urgent if operation.urgent else queue.patient).append(operation)
         self._idle.clear()
         if self._flushing is not None:
@@ -140,6 +91,13 @@ class Batches:
             self._begin()
         elif self._lingering is None:
             self._lingering = asyncio.get_running_loop().call_later(LINGER, self._begin)
+
+    def tell(self, operation: Operation) -> None:
+        """Send `operation` before anything that is submitted later, as soon as the store can take it."""
+        self._lost.append(operation)
+        self._idle.clear()
+        if self._store.down is None:
+            self._begin()
 
     async def drain(self, seconds: float) -> None:
         """Wait until everything is done, `seconds` at most; then stop repeating what was lost."""
@@ -161,12 +119,33 @@ class Batches:
 
     async def _flush(self) -> None:
         try:
-            while self._queues:
-                await self._send(self._take())
+            while self._queues or self._due:
+                if self.ring.due:
+                    await self._look()
+                elif self._due:
+                    await self._send(self._take_lost(), again=True)
+                elif self._lost and any(operation.ordered for operation in self._lost):
+                    self._store_down([], StoreDown("what was admitted without the store is not told yet"), again=False)
+                else:
+                    await self._send(self._take())
         finally:
             self._flushing = None
             if not self._lost:
                 self._idle.set()
+                if self._caught_up is not None:
+                    self._caught_up()
+
+    @property
+    def _due(self) -> bool:
+        """Whether what was lost is to be sent now: before anything new, since it has the lower numbers."""
+        return bool(self._lost) and self._retry is None
+
+    async def _look(self) -> None:
+        """See who is behind the store's address, and tell it again what it may have lost."""
+        try:
+            await self.ring.tell_again()
+        except (StoreDown, NoScriptError) as error:
+            self._store_down([], StoreDown(str(error)), again=False)
 
     def _take(self) -> list[list[Operation]]:
         """Take the next operations of each organization; one with more to do goes to the end of the line."""
@@ -179,43 +158,58 @@ class Batches:
                 self._queues[organization] = queue
         return taken
 
-    async def _send(self, batches: list[list[Operation]]) -> None:
-        ready = [(operations, command) for operations in batches if (command := self._written(operations))]
+    def _take_lost(self) -> list[list[Operation]]:
+        """Take the first of what was lost, in order."""
+        batches: dict[str, list[Operation]] = {}
+        while self._lost:
+            batch = batches.get(self._lost[0].organization)
+            if batch is None and len(batches) < MOST_ORGANIZATIONS:
+                batch = batches[self._lost[0].organization] = []
+            if batch is None or len(batch) >= MOST_OPERATIONS:
+                break
+            batch.append(self._lost.popleft())
+        return list(batches.values())
+
+    async def _send(self, batches: list[list[Operation]], *, again: bool = False) -> None:
+        """Send what was taken; `again`: from what was lost, to whose front it returns if it is lost once more."""
+        ready = [one for operations in batches for one in self._written(operations)]
         if not ready:
             return
-        batches = [operations for operations, _ in ready]
+        touched = self._heard is not None
         try:
-            replies = await self._evaluate([command for _, command in ready])
+            asked = self._asked
+            commands = [
+                call.command(self._gateway, touched=touched, asked=asked.get(call.organization, 0)) for _, call in ready
+            ]
+            replies = await self._evaluate(commands)
         except (StoreDown, NoScriptError) as error:
-            self._store_down(batches, StoreDown(str(error)))
+            self._store_down([operations for operations, _ in ready], StoreDown(str(error)), again=again)
             return
-        self._contact.made(clock.monotonic())
-        if self._down:
-            self._down = False
-            log.info("the store answers again")
+        now = clock.monotonic()
+        self._contact.made(now)
         if not self._lost:
             self._retry_after = FIRST_RETRY
-        for operations, reply in zip(batches, replies, strict=True):
-            self._deliver(operations, reply)
+        for (operations, call), reply in zip(ready, replies, strict=True):
+            self._deliver(operations, call, reply, now)
 
-    def _written(self, operations: list[Operation]) -> list[str | bytes | int] | None:
-        """Write a call of the script; one that cannot be written fails, and is not tried again."""
+    def _written(self, operations: list[Operation]) -> list[tuple[list[Operation], Call]]:
+        """Write a call of the script, or more where it is too long; what cannot be written fails alone and for good."""
+        arguments, half = wire.Arguments(), len(operations) // 2
         try:
-            return self._command(operations)
+            bodies = wire.pack([operation.body(arguments) for operation in operations])
         except Exception as error:
-            log.exception("operations that cannot be written are given up", organization=operations[0].organization)
-            for operation in operations:
-                operation.failed(StoreDown(f"the ledger cannot write this: {error}"))
-            return None
-
-    def _command(self, operations: list[Operation]) -> list[str | bytes | int]:
-        arguments = wire.Arguments()
-        bodies = [operation.body(arguments) for operation in operations]
+            if half:
+                return self._written(operations[:half]) + self._written(operations[half:])
+            log.exception("an operation that cannot be written is given up", organization=operations[0].organization)
+            operations[0].failed(StoreDown(f"the ledger cannot write this: {error}"))
+            return []
+        if half and len(bodies) + sum(map(len, arguments.values)) > MOST_BYTES:
+            return self._written(operations[:half]) + self._written(operations[half:])
         for operation in operations:
             operation.sent = True
-        return wire.call(operations[0].organization, self._gateway, bodies, arguments)
+        return [(operations, Call(operations[0].organization, bodies, arguments.values))]
 
-    async def _evaluate(self, commands: list[list[str | bytes | int]]) -> list[bytes]:
+    async def _evaluate(self, commands: list[wire.Words]) -> list[bytes]:
         """Run the script, and once more if the store had forgotten it: whatever had run counts once."""
         try:
             return await self._store.send(*commands)
@@ -223,42 +217,66 @@ class Batches:
             await self.load()
             return await self._store.send(*commands)
 
-    def _deliver(self, operations: list[Operation], reply: bytes) -> None:
+    def _deliver(self, operations: list[Operation], call: Call, packed: bytes, now: float) -> None:
         try:
-            answers = wire.answers(reply)
+            reply = wire.read(packed)
+        except wire.StoreBehindError:
+            self._behind(operations, call.organization)
+            return
         except wire.ScriptFailed as error:
-            answers = [[wire.FAILED, str(error)]] * len(operations)
-        for operation, answer in zip(operations, answers, strict=True):
+            self._fail(operations, StoreDown(f"the ledger's script failed: {error}"))
+            return
+        self._asked[call.organization] = reply.asked
+        self.ring.keep(now, call, packed)
+        if self._heard is not None:
+            self._heard(call.organization, reply.touched, reply.now_us)
+        for operation, answer in zip(operations, reply.answers, strict=True):
             if answer[0] == wire.FAILED:
-                self._fail(operation, StoreDown(f"the ledger's script failed: {answer[1]}"))
-            else:
-                operation.answered(answer)
+                self._fail([operation], StoreDown(f"the ledger's script failed: {answer[1]}"))
+                continue
+            try:
+                operation.answered(answer, reply.now_us)
+            except Exception:  # the others wait for theirs
+                log.exception("an answer of the store could not be taken", organization=call.organization)
 
-    def _store_down(self, batches: list[list[Operation]], error: StoreDown) -> None:
+    def _behind(self, operations: list[Operation], organization: str) -> None:
+        """Have the store told again what it has lost, and then these, of which it has done nothing."""
+        log.warning("the store has lost what it had acknowledged: it is told again", organization=organization)
+        self._asked[organization] = 0
+        self.ring.suspect()
+        self._lost.extendleft(reversed(operations))
+
+    def _store_down(self, batches: list[list[Operation]], error: StoreDown, *, again: bool) -> None:
         """Fail what was in flight and whoever waits behind it: they would only wait for the same silence."""
         self._contact.lost()
-        if not self._down:
-            self._down = True
-            log.error("the store is down: every call is refused until it answers", why=str(error))
-        for operations in batches:
-            for operation in operations:
-                self._fail(operation, error)
+        for operations in reversed(batches) if again else batches:
+            self._fail(operations, error, first=again)
         waiting, self._queues = self._queues, {}
         for queue in waiting.values():
-            for operation in (*queue.patient, *queue.urgent):
-                self._fail(operation, error)
+            self._fail([*queue.patient, *queue.urgent], error)
+        if self._lost:
+            self._later()
 
-    def _fail(self, operation: Operation, error: StoreDown) -> None:
-        if not operation.failed(error):
+    def _fail(self, operations: list[Operation], error: StoreDown, *, first: bool = False) -> None:
+        """Tell whoever waits, and keep what is to be sent again, `first` or last of what was lost."""
+        lost = [operation for operation in operations if operation.failed(error)]
+        if not lost:
             return
-        self._lost.append(operation)
+        if first:
+            self._lost.extendleft(reversed(lost))
+        else:
+            self._lost.extend(lost)
+        self._idle.clear()
+        self._later()
+
+    def _later(self) -> None:
+        """Send what was lost again after a while, unless that is to be done already."""
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(self._retry_after, self._try_again)
             self._retry_after = min(LAST_RETRY, self._retry_after * 2)
 
     def _try_again(self) -> None:
-        self._retry = None
-        lost, self._lost = self._lost, []
-        for operation in lost:
-            self.submit(operation)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         self._begin()

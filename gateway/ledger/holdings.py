@@ -7,19 +7,29 @@ this gateway's name is an orphan.
 from collections.abc import Callable
 
 from gateway import clock
+from gateway.ledger.plans import Packed
+from policies.domain import Bill, Usage
+
+_NOTHING = Bill(Usage(0, 0, estimated=True))
 
 
-def _nothing() -> int:
-    return 0
+def _nothing() -> Bill:
+    return _NOTHING
 
 
 class Open:
-    """One open reservation: what tells the tokens used so far, and the last step that grew it."""
+    """One open reservation: its plan, what tells its bill so far, and the last step that grew it.
 
-    __slots__ = ("counted", "step")
+    `admitted_us`: the store's clock then; `grown_tokens`, `grown_money`: what was set aside since.
+    """
 
-    def __init__(self) -> None:
-        self.counted: Callable[[], int] = _nothing
+    __slots__ = ("admitted_us", "grown_money", "grown_tokens", "packed", "so_far", "step")
+
+    def __init__(self, packed: Packed, admitted_us: int = 0) -> None:
+        self.packed = packed
+        self.admitted_us = admitted_us
+        self.grown_tokens = self.grown_money = 0
+        self.so_far: Callable[[], Bill] = _nothing
         self.step = 0
 
 
@@ -27,8 +37,10 @@ class Holding:
     """One organization's part.
 
     `open`: granted and not settled. `settling`: settlements on their way. `unknown`: what the last heartbeat found in
-    the store under this gateway's name and not here. `calls`: each other gateway's last call as the store tells it,
-    and when that value was first seen (monotonic seconds). `touched`: when this gateway last called for it.
+    the store under this gateway's name and not here. `lost`: settlements of reservations that the store had lost,
+    acknowledged and all. `live`: gateways that lived at the last heartbeat (0: none has been answered). `calls`: each
+    other gateway's last call as the store tells it, and when that value was first seen (monotonic seconds). `touched`:
+    when this gateway last called for it.
     """
 
     def __init__(self, organization: str) -> None:
@@ -36,6 +48,8 @@ class Holding:
         self.open: dict[str, Open] = {}
         self.settling: set[str] = set()
         self.unknown: set[str] = set()
+        self.lost = 0
+        self.live = 0
         self.calls: dict[str, tuple[str, float]] = {}
         self.touched = clock.monotonic()
 
@@ -44,9 +58,9 @@ class Holding:
         """How many reservations the store may hold for this gateway."""
         return len(self.open) + len(self.settling)
 
-    def counts(self) -> dict[str, int]:
-        """Return the tokens used so far of each reservation that has used any."""
-        return {id_: tokens for id_, one in self.open.items() if (tokens := one.counted())}
+    def counts(self) -> dict[str, Bill]:
+        """Return the bill so far of each reservation that has used any tokens."""
+        return {id_: bill for id_, one in self.open.items() if (bill := one.so_far()).usage.total}
 
 
 class Holdings:

@@ -10,9 +10,11 @@ import asyncio
 
 from gateway import clock
 from gateway.ledger import wire
-from gateway.ledger.batches import Batches, Contact, Operation
+from gateway.ledger.batches import Batches
+from gateway.ledger.contact import Contact
 from gateway.ledger.holdings import Holding, Holdings
 from gateway.ledger.operations import Release
+from gateway.ledger.queues import Operation
 from gateway.store.door import StoreDown
 
 SECOND_US = 1_000_000
@@ -37,9 +39,9 @@ class Beat(Operation):
         lost_after_us = round(leases.lost_after * SECOND_US)
         return (wire.BEAT, counts, holding.known, lost_after_us, leases.suspects(holding))
 
-    def answered(self, answer: wire.Answer) -> None:
+    def answered(self, answer: wire.Answer, now_us: int) -> None:
         """Learn who else is there, and what we have forgotten."""
-        self._leases.heard(self._holding, answer)
+        self._leases.heard(self._holding, answer, now_us)
 
     def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - the next one says more
         """Do nothing: the next heartbeat comes by itself."""
@@ -82,10 +84,11 @@ class Leases:
         latest = now - self.lost_after
         return {gateway: last for gateway, (last, seen) in holding.calls.items() if max(seen, since) <= latest}
 
-    def heard(self, holding: Holding, answer: wire.Answer) -> None:
-        """Take a heartbeat's answer."""
+    def heard(self, holding: Holding, answer: wire.Answer, now_us: int) -> None:
+        """Take a heartbeat's answer; `now_us`: the store's clock."""
         _, calls, ids, reaped, more = answer
         now = clock.monotonic()
+        holding.live = sum(now_us - int(last) <= self.lost_after * SECOND_US for last in calls[1::2])
         before, holding.calls = holding.calls, {}
         for gateway, last in zip(calls[::2], calls[1::2], strict=True):
             known = before.get(gateway)
@@ -96,11 +99,15 @@ class Leases:
             self._release(holding.organization, id_)
         self.reaped += reaped
         if more and reaped:
-            self._batches.submit(Beat(holding, self))
+            self.beat(holding)
+
+    def beat(self, holding: Holding) -> None:
+        """Beat for one organization now."""
+        self._batches.submit(Beat(holding, self))
 
     def _beat(self, now: float) -> None:
         for holding in self._holdings.all():
             if holding.known or now - holding.touched < LINGER * self.lost_after:
-                self._batches.submit(Beat(holding, self))
+                self.beat(holding)
             else:
                 self._holdings.forget(holding)

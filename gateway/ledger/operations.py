@@ -8,35 +8,73 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from gateway.ledger import wire
-from gateway.ledger.batches import Operation
 from gateway.ledger.holdings import Holding, Open
+from gateway.ledger.plans import Packed
+from gateway.ledger.queues import Operation
 from gateway.store.door import StoreDown
-from policies.buckets import standing
-from policies.domain import Claim, Reservation, Standing, Usage
+from policies.domain import Bill, Claim, Reservation, Standing
 from policies.limits import refusal
 from policies.rejections import Rejection
 
 Release = Callable[[str, str], None]
 """Ends a reservation, by organization and id, as if it had never been."""
 
+Standings = tuple[Standing | None, Standing | None, Standing | None]
+"""Of requests, of tokens, and the tightest of all."""
 
-def _tell(outcome: asyncio.Future[Any], error: StoreDown) -> None:
-    """Give each caller an exception of its own; one that leaves at this very moment need not read it."""
+
+class OtherPeriod(Exception):  # noqa: N818 - a state of the world, not a programming error
+    """The store's clock, in `now_us`, is in another calendar period than ours."""
+
+    def __init__(self, now_us: int) -> None:
+        super().__init__("the store's clock is in another period than this gateway's")
+        self.now_us = now_us
+
+
+def _tell(outcome: asyncio.Future[Any], error: Exception) -> None:
+    """Give a caller its exception; one that leaves at this very moment need not read it."""
     if not outcome.done():
-        outcome.set_exception(StoreDown(*error.args))
+        outcome.set_exception(error)
         outcome.exception()
 
 
-class Admission(Operation):
-    """Asks for a reservation; `outcome` becomes it, or the rejection, or `StoreDown`."""
+def _standings(packed: Packed, answer: wire.Answer, now_us: int) -> Standings:
+    """Read the three standings of an answer."""
+    requests, tokens, tightest = (packed.standing(answer[i], answer[i + 1], now_us) for i in (3, 5, 7))
+    return requests, tokens, tightest
 
-    def __init__(self, id_: str, claim: Claim, plan: bytes, holding: Holding, release: Release) -> None:
+
+def _refusal(claim: Claim, packed: Packed, answer: wire.Answer, standings: Standings) -> Rejection:
+    outcome, place, wait_us = answer[:3]
+    level, meter = packed.meters[place - 1]
+    requests, tokens, tightest = standings
+    return refusal(
+        claim,
+        level,
+        meter,
+        retry_after_us=wait_us if outcome == wire.REFUSED else None,
+        too_large=outcome == wire.TOO_LARGE,
+        requests=requests,
+        tokens=tokens,
+        tightest=tightest,
+    )
+
+
+class Admission(Operation):
+    """Asks for a reservation; `outcome` becomes it, or the rejection, or raises `StoreDown` or `OtherPeriod`."""
+
+    def __init__(
+        self, id_: str, name: str, claim: Claim, packed: Packed, holding: Holding, *, release: Release
+    ) -> None:
         super().__init__(claim.organization)
         self.outcome: asyncio.Future[Reservation | Rejection] = asyncio.get_running_loop().create_future()
         self._id = id_
+        self._name = name
         self._claim = claim
-        self._plan = plan
+        self._packed = packed
         self._holding = holding
         self._release = release
 
@@ -46,55 +84,44 @@ class Admission(Operation):
 
     def body(self, arguments: wire.Arguments) -> wire.Body:
         """Return what the script reads."""
-        claim = self._claim
-        plan = arguments.place(self._plan)
-        return (wire.ADMIT, self._id, claim.tokens, claim.prompt_tokens, claim.key, claim.model, plan)
+        return wire.admission(self._id, self._claim, arguments.place(self._packed.blob))
 
-    def answered(self, answer: wire.Answer) -> None:
+    def answered(self, answer: wire.Answer, now_us: int) -> None:
         """Tell the caller; if it is gone, give back what was granted."""
         granted = answer[0] == wire.DONE
         if self.outcome.cancelled():
             if granted:
                 self._release(self.organization, self._id)
             return
-        requests, tokens = self._standing(*answer[4:7]), self._standing(*answer[7:10])
-        if granted:
-            self._holding.open[self._id] = Open()
-            self.outcome.set_result(Reservation(self._id, self._claim, requests, tokens))
-        else:
-            self.outcome.set_result(self._refusal(answer, requests, tokens))
+        if answer[0] == wire.STALE:
+            _tell(self.outcome, OtherPeriod(now_us))
+            return
+        standings = _standings(self._packed, answer, now_us)
+        if not granted:
+            self.outcome.set_result(_refusal(self._claim, self._packed, answer, standings))
+            return
+        self._holding.open[self._id] = Open(self._packed, now_us)
+        shadows = tuple((level.kind, meter.kind) for level, meter in (self._packed.meters[i - 1] for i in answer[9]))
+        self.outcome.set_result(Reservation(self._name, self._claim, *standings, shadows))
 
     def failed(self, error: StoreDown) -> bool:
         """Tell the caller, and give back what may have been granted."""
         if self.sent:
             self._release(self.organization, self._id)
-        _tell(self.outcome, error)
+        _tell(self.outcome, StoreDown(*error.args))
         return False
-
-    def _standing(self, level: int, meter: int, used: int) -> Standing | None:
-        """Return the standing of the meter at that place of the claim, counted from 1; None of 0."""
-        return standing(used, self._claim.levels[level - 1].meters[meter - 1]) if level else None
-
-    def _refusal(self, answer: wire.Answer, requests: Standing | None, tokens: Standing | None) -> Rejection:
-        outcome, at_level, at_meter, wait_us = answer[:4]
-        level = self._claim.levels[at_level - 1]
-        return refusal(
-            self._claim,
-            level,
-            level.meters[at_meter - 1],
-            retry_after_us=None if outcome == wire.TOO_LARGE else wait_us,
-            requests=requests,
-            tokens=tokens,
-        )
 
 
 class Growth(Operation):
-    """Asks for more tokens; `outcome` says whether they were granted, or becomes `StoreDown`."""
+    """Asks for more tokens and money; `outcome` becomes None if granted, or the rejection, or raises `StoreDown`."""
 
-    def __init__(self, reservation: Reservation, step: int, tokens: int) -> None:
-        super().__init__(reservation.claim.organization)
-        self.outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._body = (wire.GROW, reservation.id, step, tokens)
+    def __init__(self, id_: str, claim: Claim, one: Open, output_tokens: int, money: int) -> None:
+        super().__init__(claim.organization)
+        self.outcome: asyncio.Future[Rejection | None] = asyncio.get_running_loop().create_future()
+        self._claim = replace(claim, input_tokens=0, output_tokens=output_tokens, money=money)
+        self._packed = one.packed
+        one.step += 1
+        self._body = (wire.GROW, id_, one.step, output_tokens, money)
 
     def wanted(self) -> bool:
         """Tell whether the caller still waits."""
@@ -104,38 +131,41 @@ class Growth(Operation):
         """Return what the script reads."""
         return self._body
 
-    def answered(self, answer: wire.Answer) -> None:
+    def answered(self, answer: wire.Answer, now_us: int) -> None:
         """Tell the caller; what was granted to one that is gone is given back by the settlement."""
-        if not self.outcome.done():
-            self.outcome.set_result(answer[0] == wire.DONE)
+        if self.outcome.done():
+            return
+        granted = answer[0] == wire.DONE or not answer[1]  # 0: it has expired, and its settlement will tell all
+        standings = (None, None, None) if granted else _standings(self._packed, answer, now_us)
+        self.outcome.set_result(None if granted else _refusal(self._claim, self._packed, answer, standings))
 
     def failed(self, error: StoreDown) -> bool:
         """Tell the caller."""
-        _tell(self.outcome, error)
+        _tell(self.outcome, StoreDown(*error.args))
         return False
 
 
 class Settlement(Operation):
-    """Ends a reservation with what was used, or (usage None) as if it had never been; nobody waits for it."""
+    """Ends a reservation with its bill, or (None) as if it had never been; nobody waits for it."""
 
     urgent = False
 
-    def __init__(self, id_: str, usage: Usage | None, holding: Holding) -> None:
+    def __init__(self, id_: str, bill: Bill | None, holding: Holding) -> None:
         super().__init__(holding.organization)
         self._id = id_
-        self._usage = usage or Usage(0, 0, estimated=False)
-        self._booked = usage is not None
+        self._bill = bill
         self._holding = holding
         holding.settling.add(id_)
 
     def body(self, arguments: wire.Arguments) -> wire.Body:  # noqa: ARG002 - it needs none
         """Return what the script reads."""
-        usage = self._usage
-        return (wire.SETTLE, self._id, self._booked, usage.prompt_tokens, usage.completion_tokens, usage.estimated)
+        return wire.settlement(self._id, self._bill)
 
-    def answered(self, answer: wire.Answer) -> None:  # noqa: ARG002 - done now, or done before
+    def answered(self, answer: wire.Answer, now_us: int) -> None:  # noqa: ARG002 - done now, or done before
         """Forget the reservation."""
         self._holding.settling.discard(self._id)
+        if answer[0] == wire.UNKNOWN and self._bill is not None:
+            self._holding.lost += 1
 
     def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was, the settlement must be made
         """Ask to be sent again."""

@@ -28,6 +28,7 @@ from gateway.upstream.fleet import Fleet
 from gateway.upstream.transport import open_transport
 from policies.dialects import DIALECTS
 from policies.domain import (
+    Bill,
     Claim,
     Deadlines,
     Deployment,
@@ -45,7 +46,8 @@ from policies.rejections import Reason, Rejection
 from policies.request import read
 from policies.rewrite import rewrite
 from policies.routing import route
-from policies.sse import Tap, usage_of
+from policies.sse import Tap
+from policies.usage import usage_of
 from tests.bench.scenarios import chat
 from tests.bench.upstream import _PLAIN, event
 from tests.parts.fast import fast_upstream
@@ -53,9 +55,9 @@ from tests.parts.fast import fast_upstream
 WIDE = Plan(
     "wide",
     (
-        Meter(MeterKind.REQUESTS_PER_MINUTE, 60_000_000, 60_000_000, 60_000_000),
-        Meter(MeterKind.TOKENS_PER_MINUTE, 150_000_000, 150_000_000, 60_000_000),
-        Meter(MeterKind.CONCURRENT_REQUESTS, 10_000, 10_000, 0),
+        Meter(MeterKind.REQUESTS_PER_MINUTE, 60_000_000, 60_000_000),
+        Meter(MeterKind.TOKENS_PER_MINUTE, 150_000_000, 150_000_000),
+        Meter(MeterKind.CONCURRENT_REQUESTS, 10_000, 10_000),
     ),
 )
 DEPLOYMENTS = tuple(
@@ -164,11 +166,11 @@ def test_ledger_admit_and_settle_thirty_two_at_once(benchmark, loop, tmp_path):
 
     served, store, ledger = loop.run_until_complete(prepare())
     claim = Claim(
-        "acme", "key", "m", (Level("organization", "acme", WIDE.meters), Level("key", "key:k", WIDE.meters)), 100, 50
+        "acme", "t", "key", "m", (Level("organization", "org", WIDE.meters), Level("key", "key:k", WIDE.meters)), 50, 50
     )
 
     async def one():
-        ledger.settle(await ledger.admit(claim), Usage(5, 5, estimated=False))
+        ledger.settle(await ledger.admit(claim), Bill(Usage(5, 5, estimated=False)))
 
     async def many():
         await asyncio.gather(*(one() for _ in range(32)))

@@ -7,6 +7,8 @@ engine's sources or documentation say, named here, or after reports of what was 
 from pathlib import Path
 from typing import NamedTuple
 
+from policies.domain import Usage
+
 GOLDEN = Path(__file__).parent / "golden"
 
 WHOLE, UNSEEN, TOO_LONG, SEEN, RETOLD = "whole", "failed unseen", "too long", "failed seen", "failed, retold"
@@ -15,7 +17,10 @@ the caller is told of, by the upstream's own words or, where no client would kno
 
 
 class Stream(NamedTuple):
-    """One golden stream: `told` are prompt and completion tokens, `says` and `thinks` the first choice's text."""
+    """One golden stream: `told` are prompt and completion tokens, `says` and `thinks` the first choice's text.
+
+    `cached` and `reasoning` are the tokens of each that the engine told apart.
+    """
 
     name: str
     source: str
@@ -26,6 +31,14 @@ class Stream(NamedTuple):
     events: int = 0
     held: bool = True
     """Whether a usage event of its own is withheld."""
+    cached: int = 0
+    reasoning: int = 0
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was told of tokens."""
+        details = {"cached_tokens": self.cached, "reasoning_tokens": self.reasoning}
+        return self.told and Usage(*self.told, estimated=False, **details)
 
     @property
     def wire(self) -> bytes:
@@ -49,6 +62,7 @@ class Stream(NamedTuple):
 
 
 _VLLM = "vLLM, entrypoints/openai/chat_completion/serving.py"
+_GARDEN = " under garden garden garden"
 _LLAMA = " garden bridge slowly under"
 _HOSTED = "NVIDIA hosted: vLLM of unknown version behind it, seen in streams of users"
 
@@ -63,13 +77,13 @@ STREAMS = (
     Stream("vllm_two_choices", f"{_VLLM}, n=2", (12, 5), "Four.", events=3),
     Stream("vllm_logprobs", f"{_VLLM}, logprobs", (12, 2), 'Four"usage"', events=2),
     Stream("vllm_completions", "vLLM, entrypoints/openai/completion/serving.py", (5, 2), " four.", events=2),
-    Stream("sglang", "SGLang, entrypoints/openai/serving_chat.py", (9, 5), "Four.", "Hm.", events=3),
+    Stream("sglang", "SGLang, entrypoints/openai/serving_chat.py", (9, 5), "Four.", "Hm.", events=3, reasoning=2),
     Stream("sglang_queue_timeout", "SGLang issue 17143", ends=UNSEEN),
-    Stream("llamacpp", "llama.cpp server, recorded", (24, 4), " under garden garden garden", events=4),
-    Stream("llamacpp_two_choices", "llama.cpp server, recorded, n=2", (24, 8), " under garden garden garden", events=9),
-    Stream("llamacpp_logprobs", "llama.cpp server, recorded", (24, 4), " under garden garden garden", events=4),
-    Stream("llamacpp_completions", "llama.cpp server, recorded", (6, 4), _LLAMA, events=4),
-    Stream("llamacpp_completions_two_choices", "llama.cpp server, recorded, n=2", (6, 8), _LLAMA, events=8),
+    Stream("llamacpp", "llama.cpp server, recorded", (24, 4), _GARDEN, events=4),
+    Stream("llamacpp_two_choices", "llama.cpp server, recorded, n=2", (24, 8), _GARDEN, events=9, cached=23),
+    Stream("llamacpp_logprobs", "llama.cpp server, recorded", (24, 4), _GARDEN, events=4, cached=23),
+    Stream("llamacpp_completions", "llama.cpp server, recorded", (6, 4), _LLAMA, events=4, cached=1),
+    Stream("llamacpp_completions_two_choices", "llama.cpp server, recorded, n=2", (6, 8), _LLAMA, events=8, cached=5),
     Stream("lmstudio", "LM Studio documentation, developer/openai-compat", (11, 2), "Four.", events=2),
     Stream("lmstudio_overflow", "lmstudio-bug-tracker issue 2322", ends=TOO_LONG),
     Stream("lmstudio_overflow_no_error_member", "lmstudio-bug-tracker issue 2322, older builds", ends=TOO_LONG),
@@ -85,7 +99,7 @@ STREAMS = (
     Stream("nvidia_reasoning_content", _HOSTED, (12, 4), "Four", "Hm.", events=2),
     Stream("nvidia_think_text", _HOSTED, (12, 6), "<think>Hm.</think>Four", events=3),
     Stream("nvidia_empty", "OmniRoute issue 3758: 200 and nothing", ends=UNSEEN),
-    Stream("openai", "OpenAI API reference: obfuscation, usage null in every chunk", (12, 10), "Four.", events=2),
+    Stream("openai", "OpenAI API reference: obfuscation, null usages", (12, 10), "Four.", events=2, reasoning=8),
     Stream("openai_refusal", "OpenAI API reference: delta.refusal", None, events=1),
     Stream("mistral_blocks", "Mistral documentation, reasoning: content in blocks", (10, 4), events=3),
 )

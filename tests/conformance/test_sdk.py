@@ -95,3 +95,4 @@ async def test_the_sdk_reads_every_engines_stream(tmp_path, engines, stream):
             assert got.error is None
             assert got.usage is not None
             assert (booked.prompt_tokens, booked.completion_tokens, booked.estimated_tokens) == (*stream.told, 0)
+            assert (booked.cached_tokens, booked.reasoning_tokens) == (stream.cached, stream.reasoning)

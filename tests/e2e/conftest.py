@@ -109,8 +109,8 @@ class Site:
         """Return the tokens (prompt, completion) and requests that the ledger holds, once nothing is open."""
         while (await self.process.metrics())["sluiceway_open_reservations"]:
             pass
-        totals = await self.process.usage(organization)
-        return tuple(sum(t[name] for t in totals) for name in ("prompt_tokens", "completion_tokens", "requests"))
+        rows = await self.process.usage(organization)
+        return tuple(sum(row[name] for row in rows) for name in ("input_tokens", "output_tokens", "calls"))
 
 
 @pytest.fixture

@@ -105,9 +105,9 @@ async def test_sigterm_with_streams_open_leaves_no_reservation(start, replicas, 
     assert await exit_code == 0
     assert set(ends) == {"length"}
     other = await start(over(replicas) | store_for_two)
-    totals = await other.process.usage()
-    assert sum(total["requests"] for total in totals) == len(ends)
-    assert sum(total["completion_tokens"] for total in totals) == 400 * len(ends)
+    rows = await other.process.usage()
+    assert sum(row["calls"] for row in rows) == len(ends)
+    assert sum(row["output_tokens"] for row in rows) == 400 * len(ends)
     assert await _open_reservations(store_for_two["store"]["url"]) == 0
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import httpx
 import msgspec
@@ -17,6 +19,8 @@ from gateway.config.settings import (
     StoreSettings,
     Telemetry,
 )
+from gateway.ledger import reports
+from gateway.ledger.reports import By
 from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
 
 TEXT = frozenset({"text"})
@@ -50,6 +54,25 @@ def settings(folder, upstreams, **changes):
     return msgspec.structs.replace(base, **changes)
 
 
+class Booked(NamedTuple):
+    """What one key has used of one model."""
+
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    estimated_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    money: int
+
+    @classmethod
+    def of(cls, row):
+        sums = row.amounts
+        tokens = sums.input, sums.output, sums.estimated, sums.cached, sums.reasoning
+        return cls(row.values[1], sums.calls, *tokens, sums.money)
+
+
 class Harness:
     """A running gateway, a key for it and a client that sends the key."""
 
@@ -67,10 +90,17 @@ class Harness:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         return await self.client.post(f"/v1/{api}", json=ASK | members, headers=headers)
 
-    async def usage(self, organization="acme"):
-        """Return what the ledger has booked, once nothing is open any more."""
+    async def usage(self, organization="acme", *, platform=False):
+        """Return what the ledger has booked by key and model, once nothing is open any more.
+
+        `platform`: to the operator's own account instead.
+        """
         await self.gateway.ledger._batches.drain(5.0)
-        return await self.gateway.ledger.usage(organization)
+        now = datetime.now(UTC)
+        hours = reports.span(now - timedelta(hours=1), now + timedelta(hours=1), now)
+        zones, by = {organization: UTC}, [By.KEY, By.MODEL]
+        found = await reports.usage(self.gateway.store, zones, hours, by)
+        return [Booked.of(row) for row in found.rows if (row.values[0] == reports.NOBODY) == platform]
 
     def metric(self, name, **labels):
         return self.services.metrics.registry.get_sample_value(name, labels) or 0.0

@@ -152,7 +152,7 @@ async def test_a_plain_answer_after_the_head_is_a_failure(kept, first, second):
 
 async def test_a_refused_call_is_refused_with_its_status(tmp_path, first):
     """Comments begin after admission."""
-    meter = Meter(MeterKind.REQUESTS_PER_MINUTE, limit=1, burst=1, period_us=60_000_000)
+    meter = Meter(MeterKind.REQUESTS_PER_MINUTE, limit=1, burst=1)
     (model,) = settings(tmp_path, {"a": first}).models
     model = msgspec.structs.replace(model, deadlines=Deadlines(keep_alive=0.001))
     async with running(tmp_path, {"a": first}, models=(model,), plans={"tiny": Plan("tiny", (meter,))}) as gateway:

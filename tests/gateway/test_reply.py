@@ -4,9 +4,12 @@ import json
 import pytest
 
 from gateway.reply import Reply
-from policies.domain import Standing
+from policies.domain import Meter, MeterKind, Standing
 from policies.rejections import Reason, Rejection
 from tests.gateway.harness import eventually
+
+METER = Meter(MeterKind.REQUESTS_PER_MINUTE, 10, 10)
+EMPTY = Standing("key", METER, 10, 0, 5)
 
 
 class Wire:
@@ -62,11 +65,32 @@ async def test_a_refusal_tells_its_own_standings_else_those_known():
     failed.reply.standing = limited.reply.standing = known
 
     await failed.reply.reject(Rejection(Reason.UPSTREAM_FAILED, "no"))
-    await limited.reply.reject(Rejection(Reason.RATE_LIMITED, "no", requests=Standing(10, 0, 5)))
+    await limited.reply.reject(Rejection(Reason.RATE_LIMITED, "no", requests=EMPTY))
 
     assert failed.headers["x-ratelimit-remaining-requests"] == "9"
     assert limited.headers["x-ratelimit-remaining-requests"] == "0"
     assert failed.messages[0]["status"] == 502
+
+
+async def test_a_refusal_by_what_is_in_neither_header_of_openais_has_its_own_too():
+    """Slots and budgets are told as the tightest."""
+    wire = Wire()
+    wire.reply.standing = [(b"ratelimit", b"known before")]
+
+    await wire.reply.reject(Rejection(Reason.RATE_LIMITED, "no", tightest=EMPTY))
+
+    assert [name for name, _ in wire.messages[0]["headers"]].count(b"ratelimit") == 1
+    assert wire.headers["ratelimit"] != "known before"
+
+
+async def test_what_was_dropped_for_want_of_money_is_told_with_who_served():
+    """Nobody need guess why the slow one did."""
+    wire = Wire()
+    wire.reply.backend, wire.reply.attempts, wire.reply.dropped = "a", 1, ("b (budget)", "c (budget)")
+
+    await wire.reply.whole(200, "application/json", b"{}")
+
+    assert wire.headers["x-sluiceway-dropped"] == "b (budget), c (budget)"
 
 
 EVENTS = "text/event-stream"

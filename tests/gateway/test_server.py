@@ -74,8 +74,9 @@ async def test_a_second_signal_cuts_open_calls_which_are_told_and_settled(tmp_pa
 async def test_readiness_asks_the_store(gateway):
     """A gateway that can admit nobody is not ready."""
     assert await gateway.running.ready() is None
+    assert gateway.running.state() == "ok"
     await gateway.gateway.store.close()
-    gateway.gateway.store._redis = type(gateway.gateway.store)("unix:///nowhere")._redis
+    gateway.gateway.store._client = type(gateway.gateway.store)("unix:///nowhere")._client
 
     assert "cannot be reached" in await gateway.running.ready()
 

@@ -123,8 +123,8 @@ class GatewayProcess:
         return (await self.admin("POST", "/keys", json=asked))["key"]
 
     async def usage(self, organization: str = "acme") -> list[dict[str, Any]]:
-        """Read what the ledger has settled for an organization: one total for each key and model."""
-        return (await self.admin("GET", "/usage", params={"organization": organization}))["totals"]
+        """Read what the ledger has settled for an organization: one row for each key and model."""
+        return (await self.admin("GET", "/usage", params={"organization": organization}))["rows"]
 
     async def admin(self, method: str, path: str, **request: Any) -> Any:
         """Call the admin API and return its JSON. Raise RuntimeError, with the answer, on any error status."""

@@ -6,6 +6,8 @@ record of each call says what was sent and when the client left.
 
 import asyncio
 import json
+import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ class Call:
     connection: Connection
     tokens: int = 0
     """Tokens written so far."""
+    written: list[tuple[float, int]] = field(default_factory=list)
+    """When tokens were written (time.monotonic), and how many there were by then."""
     finished: bool = False
     """Whether the script ran to its end with the client still there."""
     chunked: bool = False
@@ -32,6 +36,11 @@ class Call:
     def left_at(self) -> float | None:
         """When the client left, on time.monotonic."""
         return self.connection.left_at
+
+    def written_by(self, at: float) -> int:
+        """Return the tokens that were written by that moment."""
+        before = bisect_right(self.written, at, key=lambda one: one[0])
+        return self.written[before - 1][1] if before else 0
 
 
 class Step:
@@ -66,7 +75,9 @@ class Bytes(Step):
     async def play(self, call):
         framed = b"%x\r\n%b\r\n" % (len(self.data), self.data)
         await call.connection.write(framed if call.chunked else self.data)
-        call.tokens += self.tokens
+        if self.tokens:
+            call.tokens += self.tokens
+            call.written.append((time.monotonic(), call.tokens))
 
 
 @dataclass(frozen=True)
@@ -152,8 +163,11 @@ class ScriptedServer(Http1Server):
             return
         call = Call(request, connection)
         self.calls.append(call)
-        script = self._scripts.popleft() if self._scripts else self.default
-        await self._play(call, good_answer(request.body) if script is None else script)
+        await self._play(call, self._scripts.popleft() if self._scripts else self.script(request))
+
+    def script(self, request: Received) -> Sequence[Step]:
+        """Return what is played for a request that no script was queued for."""
+        return good_answer(request.body) if self.default is None else self.default
 
     async def _play(self, call: Call, script: Sequence[Step]) -> None:
         for step in script:

@@ -1,7 +1,8 @@
 import pytest
 
 from policies.candidates import exclusion
-from tests.policies.builders import deployment, request, snapshot
+from policies.domain import Price
+from tests.policies.builders import HOSTED, deployment, request, snapshot
 
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
 
@@ -28,3 +29,12 @@ def test_every_exclusion_says_why(seen, facts, words, soft):
 
     assert words in out.reason
     assert out.soft is soft
+
+
+@pytest.mark.parametrize(("price", "out"), [(HOSTED, True), (None, True), (Price(0, 0), False)])
+def test_without_money_only_what_costs_nothing_is_left(price, out):
+    """A fact, however few are left; what has no known price may cost something."""
+    found = exclusion(snapshot(deployment(price=price)), request(), 10, broke=True)
+
+    assert (found is not None) == out
+    assert found is None or (found.reason, found.soft) == ("budget", False)

@@ -20,6 +20,57 @@ def test_the_callers_bound_caps_and_choices_multiply():
     assert Estimates().of("k", request(max_tokens=10, n=3)).reserved_output == 30
 
 
+def test_every_prompt_of_a_list_is_answered_n_times():
+    """And reserved for; the prompts themselves are counted by their bytes, however many answers there are."""
+    once, often = request("completions", prompt="a b", max_tokens=10), request("completions", prompt=["a b"] * 4, n=3)
+
+    assert Estimates().of("k", once).reserved_output == 10
+    assert Estimates().of("k", often).reserved_output == 12 * OUTPUT_HIGH
+
+
+def test_every_input_of_embeddings_is_at_least_a_token():
+    """Engines count one for the shortest."""
+    assert Estimates().of("k", request("embeddings", input=[[7]] * 200)).prompt_tokens >= 200
+
+
+def image(*words):
+    parts = [{"type": "text", "text": word} for word in words]
+    inlined = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
+    return request(messages=[{"role": "user", "content": [*parts, inlined]}])
+
+
+def test_an_image_counts_by_its_own_rule_and_not_by_its_bytes():
+    """A documented prior, then what this key's images had."""
+    learner, small, large = Estimates(), image("what is it"), image("x" * 40_000)
+
+    assert 1000 <= learner.of("k", small).prompt_tokens <= 1100
+    for _ in range(60):
+        learner.learn("k", small, 330, 10, 0)
+    assert 290 <= learner.of("k", small).prompt_tokens <= 370
+    assert learner.of("k", large).prompt_tokens - learner.of("k", small).prompt_tokens >= 9000
+    assert learner.of("other", small).prompt_tokens >= 1000
+
+
+def test_a_long_text_beside_an_image_teaches_little_of_images():
+    """Most of what is not as guessed is the text's."""
+    learner, long = Estimates(), image("x" * 400_000)
+    learner.learn("k", long, 130_000, 10, 0)
+
+    assert learner.of("k", image("hi")).prompt_tokens < 1200
+
+
+def test_the_events_that_a_reservation_covers_are_by_the_learned_density():
+    """One token an event until more is known; past them, the count is past the tokens."""
+    learner, facts = Estimates(), request(stream=True)
+
+    assert learner.events_within("k", facts, 100) == 101
+    for _ in range(80):
+        learner.learn("k", facts, 10, 200, 100)
+    events = learner.events_within("k", facts, 100)
+    assert 50 <= events <= 53
+    assert learner.counted_output("k", facts, events, 0) >= 100
+
+
 def test_embeddings_have_no_output():
     """They are prompt only."""
     guess = Estimates().of("k", request("embeddings", input="hello"))

@@ -121,3 +121,17 @@ def test_text_that_looks_like_inlined_data_is_text():
 def test_every_prompt_of_a_list_has_its_answers(members, choices):
     """They are all made, and all paid."""
     assert request("completions", **members).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs"), [("a", 1), (["a", "b", "c"], 3), ([1, 2, 3], 1), ([[1, 2], [3]], 2), ([], 1)]
+)
+def test_every_input_has_its_embedding(given, inputs):
+    """A list of tokens is one."""
+    assert request("embeddings", input=given).choices == inputs
+
+
+def test_a_prompt_that_is_an_odd_list_is_the_engines_to_judge():
+    """Its elements are told apart no further."""
+    assert request("completions", prompt=[{"prompt_embeds": "x"}, "b"]).choices == 2
+    assert request("completions", prompt={"odd": 1}).choices == 1

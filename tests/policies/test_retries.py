@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from policies.domain import RoutingTerms
@@ -6,7 +7,7 @@ from policies.rejections import Reason
 from policies.retries import (
     RetryBudget,
     first_content_deadline,
-    next_attempt,
+    next_attempts,
     passes,
     verdict,
     whole_answer_deadline,
@@ -18,12 +19,17 @@ RESET = Failure(FailureKind.RESET, "x")
 
 
 def after(*tried, plan=None, remaining=10.0, budget=None):
-    return next_attempt(plan or route(A, B, C), tried, remaining, budget or RetryBudget(0.0), 0.0)
+    """Return the candidate to try first, or None."""
+    return next(iter(following(*tried, plan=plan, remaining=remaining, budget=budget)), None)
+
+
+def following(*tried, plan=None, remaining=10.0, budget=None):
+    return next_attempts(plan or route(A, B, C), tried, remaining, budget or RetryBudget(0.0), 0.0)
 
 
 def test_the_route_is_tried_in_order():
     """First, second, third, none."""
-    assert after() is A
+    assert following((A, RESET)) == [B, C]
     assert after((A, RESET)) is B
     assert after((A, RESET), (B, RESET)) is C
     assert after((A, RESET), (B, RESET), (C, RESET)) is None
@@ -115,6 +121,13 @@ def test_calls_that_found_no_free_connection_may_come_again_in_a_second():
         assert verdict(tried, 1.0).retry_after_us == 1_000_000
 
     assert verdict([(A, busy), (B, RESET)], 1.0).reason is Reason.UPSTREAM_FAILED
+
+
+def test_what_was_not_tried_for_want_of_money_is_told_too():
+    """With the reason, by the name of its backend."""
+    no = verdict([(A, RESET)], 1.0, [msgspec.structs.replace(B, dropped="budget")])
+
+    assert "a: reset; b: not tried (budget)" in no.message
 
 
 def test_patience_follows_the_prediction_within_bounds():

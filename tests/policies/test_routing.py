@@ -73,6 +73,19 @@ def test_fallbacks_come_after_the_models_own():
     assert planned.model is own
 
 
+def test_without_money_the_dearer_ones_are_dropped_for_it():
+    """Those that cost nothing stay, an ejected one too if it is the last; if there is none, nothing is left."""
+    seen = [snapshot(PAID), snapshot(LOCAL, ejected=True), snapshot(deployment("mystery", price=None))]
+    of = model(*(s.deployment for s in seen))
+
+    planned = route(request(), [of], {"m": seen}, CALL, random.Random(1), broke=True)
+    nothing = route(request(), [of], {"m": seen[:1]}, CALL, random.Random(1), broke=True)
+
+    assert [c.deployment.backend for c in planned.order] == ["gpu-a"]
+    assert {c.deployment.backend: c.dropped for c in planned.dropped} == {"hosted": "budget", "mystery": "budget"}
+    assert nothing.reason is Reason.NO_DEPLOYMENT
+
+
 views = st.builds(
     snapshot,
     st.builds(deployment, st.sampled_from("abcdef"), window=st.sampled_from([None, 10, 10_000])),

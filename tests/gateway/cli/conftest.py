@@ -8,21 +8,10 @@ from gateway.api.admin import ERROR_ANSWERS, admin_router
 from gateway.cli import main
 from gateway.config.settings import STANDARD
 from gateway.identity.directory import Directory
-from gateway.ledger import UsageTotal
 from gateway.store.door import Store
 from tests.gateway.identity.support import served, valkey
 
 ADMIN_KEY = "admin-key-of-the-tests"
-
-
-class Books:
-    """A ledger that says what it was told to say."""
-
-    def __init__(self):
-        self.totals = {}
-
-    async def usage(self, organization):
-        return [UsageTotal(*total) for total in self.totals.get(organization, [])]
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +21,22 @@ def valkey_url():
 
 
 @pytest.fixture
-def books():
-    return Books()
-
-
-@pytest.fixture
-async def directory(valkey_url):
+async def store(valkey_url):
     store = Store(valkey_url, deadline=5.0)
     await store.send(("FLUSHALL",))
-    yield Directory(store)
+    yield store
     await store.close()
 
 
 @pytest.fixture
-async def url(directory, books):
+def directory(store):
+    return Directory(store)
+
+
+@pytest.fixture
+async def url(directory, store):
     """Serve the admin API of a gateway; return its address."""
-    router = admin_router(directory, books, {"standard": STANDARD}, ADMIN_KEY)
+    router = admin_router(directory, store, {"standard": STANDARD}, {}, ADMIN_KEY)
     async with served(Litestar([router], exception_handlers=ERROR_ANSWERS, logging_config=None)) as url:
         yield url
 

@@ -1,38 +1,112 @@
+import csv
+import io
 import json
+
+import pytest
+
+from gateway import clock
+from tests.gateway.ledger.written import HOUR_US, Written, account
+
+RULE = "must be 1 to 64 letters, digits, dots, underscores or hyphens"
+
+
+@pytest.fixture
+async def books(store):
+    """Return books with three calls of this hour, and one of six weeks ago."""
+    books = Written(store, "acme")
+    now = int(clock.wall() * 1e6)
+    await books.begin(now)
+    used = {"input": 34_000, "cached": 1000, "output": 5600, "reasoning": 12, "money": 1_234_567_890_123}
+    await books.settle(now, of=account("research", "key1", "m/[b]large"), **used)
+    await books.settle(now, of=account("research", "key1", "m/[b]large"), estimated=True, input=78)
+    await books.settle(now, of=account("ops", "key2", "small"), input=2, output=3, money=1)
+    await books.settle(now - 42 * 24 * HOUR_US, of=account("ops", "key2", "small"), input=1_000_000)
+    return books
+
+
+def rows(text):
+    return [line.split() for line in text.splitlines()]
 
 
 async def test_usage_is_a_table_with_sums(sluiceway, books):
-    books.totals["acme"] = [("key1", "m/[b]large", 1200, 34_000, 5600, 78), ("key2", "small", 1, 2, 3, 0)]
-    lines = (await sluiceway("usage", "--org", "acme")).stdout.splitlines()
-    rows = [line.split() for line in lines]
-    assert rows[0] == ["key", "model", "requests", "prompt", "tokens", "completion", "tokens", "estimated", "tokens"]
-    assert ["key1", "m/[b]large", "1,200", "34,000", "5,600", "78"] in rows
-    assert ["key2", "small", "1", "2", "3", "0"] in rows
-    assert ["all", "1,201", "34,002", "5,603", "78"] in rows
+    told = rows((await sluiceway("usage", "--org", "acme")).stdout)
+    assert told[0] == ["key", "model", "calls", "input", "cached", "input", "output", "reasoning", "estimated", "usd"]
+    assert ["key1", "m/[b]large", "2", "34,078", "1,000", "5,600", "12", "78", "1234.567890123"] in told
+    assert ["key2", "small", "1", "2", "0", "3", "0", "0", "0.000000001"] in told
+    assert ["all", "3", "34,080", "1,000", "5,603", "12", "78", "1234.567890124"] in told
+    assert len(told) == 4
+
+
+async def test_usage_is_told_by_what_is_asked_for_and_since_when(sluiceway, books, store):
+    await Written(store, "globex").begin()
+    told = rows((await sluiceway("usage", "--by", "team,model", "--since", "8w", "--until", "0h")).stdout)
+    assert ["acme", "ops", "small", "2", "1,000,002", "0", "3", "0", "0", "0.000000001"] in told
+    assert told[-1][0] == "all"
+    assert len(told) == 4
+    assert rows((await sluiceway("usage", "--since", "8w", "--until", "30d", "--by", "model")).stdout)[1:] == [
+        ["small", "1", "1,000,000", "0", "0", "0", "0", "0"],
+        ["all", "1", "1,000,000", "0", "0", "0", "0", "0"],
+    ]
+
+
+async def test_usage_as_csv_is_rows_without_a_sum(sluiceway, books):
+    told = (await sluiceway("usage", "--org", "acme", "--by", "model,team", "--format", "csv")).stdout
+    assert "\r" not in told
+    assert list(csv.DictReader(io.StringIO(told))) == [
+        {
+            "model": model,
+            "team": team,
+            "calls": calls,
+            "input_tokens": input_,
+            "cached_input_tokens": cached,
+            "output_tokens": output,
+            "reasoning_tokens": reasoning,
+            "estimated_tokens": estimated,
+            "usd": usd,
+        }
+        for model, team, calls, input_, cached, output, reasoning, estimated, usd in (
+            ("m/[b]large", "research", "2", "34078", "1000", "5600", "12", "78", "1234.567890123"),
+            ("small", "ops", "1", "2", "0", "3", "0", "0", "0.000000001"),
+        )
+    ]
 
 
 async def test_usage_as_json_is_the_admin_apis_answer(sluiceway, books):
-    books.totals["acme"] = [("key1", "m", 1, 2, 3, 4)]
-    assert json.loads((await sluiceway("usage", "--org", "acme", "--json")).stdout) == {
-        "organization": "acme",
-        "totals": [
-            {
-                "key": "key1",
-                "model": "m",
-                "requests": 1,
-                "prompt_tokens": 2,
-                "completion_tokens": 3,
-                "estimated_tokens": 4,
-            }
-        ],
-    }
+    told = json.loads((await sluiceway("usage", "--org", "acme", "--by", "team", "--format", "json")).stdout)
+    assert list(told) == ["since", "until", "by", "rows", "total"]
+    assert [list(row)[0] for row in told["rows"]] == ["team", "team"]  # noqa: RUF015 - the first of each
+    assert (told["total"]["calls"], told["total"]["usd"]) == (3, "1234.567890124")
 
 
-async def test_an_organization_without_usage_is_told_in_words(sluiceway):
-    assert (await sluiceway("usage", "--org", "nobody")).stdout == "nobody has used nothing yet\n"
+async def test_an_organization_without_usage_is_told_in_words_and_to_programs_as_a_header(sluiceway):
+    told = (await sluiceway("usage", "--org", "nobody")).stdout
+    assert told.startswith("nobody has used nothing from 20")
+    assert told.count("\n") == 1
+    assert (await sluiceway("usage", "--format", "csv")).stdout.count("\n") == 1
 
 
-async def test_a_wrong_organization_is_told_with_the_rule(run, url):
-    result = await run("usage", "--org", "a b", SLUICEWAY_URL=url)
+async def test_a_deployment_that_there_is_not_is_a_dash(sluiceway, books):
+    await books.settle(int(clock.wall() * 1e6), deployment="", input=1)
+    assert ["-", "1", "1", "0", "0", "0", "0", "0"] in rows((await sluiceway("usage", "--by", "deployment")).stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--org", "a b"), f"organization: {RULE}"),
+        (("--by", "colour"), "by: must be one or more of organization, team, key, model, deployment, day and hour"),
+        (("--since", "soon"), "since: must be a time ago, such as 30d, 12h or 2w, or a date or ISO time"),
+        (("--since", "1d", "--until", "2d"), "since: is 20"),
+    ],
+)
+async def test_what_is_wrong_is_told_with_what_would_be_right(run, url, arguments, told):
+    result = await run("usage", *arguments, SLUICEWAY_URL=url)
     assert result.exit_code == 1
-    assert result.stderr == "Error: organization: must be 1 to 64 letters, digits, dots, underscores or hyphens\n"
+    assert result.stderr.startswith(f"Error: {told}")
+    assert result.stderr.count("\n") == 1
+
+
+async def test_another_format_is_refused_with_those_there_are(run, url):
+    result = await run("usage", "--format", "xml", SLUICEWAY_URL=url)
+    assert result.exit_code == 2
+    assert "'table', 'csv', 'json'" in result.stderr

@@ -52,6 +52,15 @@ def test_dollars_become_nano_dollars(text, expected):
     assert amounts.nano_dollars(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("nano", "shown"),
+    [(1, "0.000000001"), (500_000_000, "0.5"), (25 * 10**9, "25"), (1_250_500_000_000, "1,250.5"), (10**10, "10")],
+)
+def test_nano_dollars_are_shown_as_dollars(nano, shown):
+    assert amounts.usd(nano) == shown
+    assert amounts.nano_dollars(shown.replace(",", "")) == nano
+
+
 def test_an_amount_that_does_not_come_out_whole_is_refused_instead_of_rounded():
     with pytest.raises(ValueError, match="finer than a millionth"):
         amounts.pico_dollars("1.0000001")

@@ -50,12 +50,12 @@ def models(**terms):
             "models.c.fallbacks[0]",
             "fallbacks go round: b -> c -> b",
         ),
-        ("plans:\n  gold: {}\n", 3, "plans.gold", "has no meters"),
+        ("store: {allow_eviction: true}\n", 2, "store.allow_eviction", "the embedded store never evicts"),
         (
-            "plans:\n  gold:\n    requests_per_minute:\n      limit: 5\n      burst: 6\n",
-            6,
-            "plans.gold.requests_per_minute.burst",
-            "6 is more than the limit of 5",
+            "models: {m: {deployments: [{backend: gpu, model: m, price: {input: 1, output: 2,\n cached_input: 3}}]}}\n",
+            3,
+            "models.m.deployments[0].price.cached_input",
+            "more than the price of other input; write at most that",
         ),
         ("organizations: {acme: {plan: standart}}\n", 2, "organizations.acme.plan", "did you mean `standard`?"),
         (

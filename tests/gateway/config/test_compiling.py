@@ -9,7 +9,7 @@ FULL = """\
 listen: {host: 0.0.0.0, port: 9000}
 operations: {host: "::1", port: 9001}
 admin_key: ${SLUICEWAY_ADMIN_KEY}
-store: {url: "redis://h:6379/1", data_dir: ./state, when_down: deny}
+store: {url: "redis://h:6379/1", data_dir: ./state, when_down: local, allow_eviction: true}
 limits: {body: 10MB, buffered_total: 100MB, open_calls: 5_000, body_deadline: 12.5}
 backends:
   hosted: {kind: nvidia, base_url: https://integrate.api.nvidia.com/v1, api_key: "${NVIDIA_API_KEY}"}
@@ -21,30 +21,46 @@ models:
     deployments:
       - {backend: gpu-a, model: mistralai/Mistral-Medium-3.5-128B, context_window: 131072, modalities: [text, image]}
       - {backend: gpu-b, model: mistral-medium-3.5-q4, context_window: 32768, price: {input: 0.01, output: 0}}
-      - {backend: hosted, model: mistralai/mistral-medium-3.5-128b, price: {input: 1.5, output: 7.5}}
+      - backend: hosted
+        model: mistralai/mistral-medium-3.5-128b
+        price: {input: 1.5, output: 7.5, cached_input: 0.15, reasoning: 8}
     fallbacks: [any]
     routing: {ttft_target: 2.0, value_of_time: 0.001, max_attempts: 1}
     deadlines: {total: 60, keep_alive: 15}
   small:
     aliases: [any]
-    deployments: [{backend: hosted, model: small}]
+    deployments: [{backend: hosted, model: small, price: {input: 1, output: 2}}]
 plans:
   gold:
     requests_per_minute: {limit: 600, burst: 50}
     tokens_per_minute: 400000
-    concurrent_requests: 32
+    budget_per_month: 500
+    concurrent_requests: {limit: 32, enforce: false}
+    overrun: cut
+    when_down: deny
+    models:
+      any:
+        budget_per_month: 0.5
+        requests_per_minute: {limit: 60, burst: 6, enforce: false}
+      mistral-medium-3.5: {output_tokens_per_hour: 5000}
 organizations:
-  acme: {plan: gold, teams: {research: {plan: standard}, sales: {}}}
+  acme: {plan: gold, time_zone: Europe/Berlin, teams: {research: {plan: standard}, sales: {}}}
   guests: {}
 telemetry: {otlp_endpoint: http://127.0.0.1:4318/, sample: 0.1}
 """
 GOLD = Plan(
     "gold",
     (
-        Meter(MeterKind.REQUESTS_PER_MINUTE, 600, 50, 60_000_000),
-        Meter(MeterKind.TOKENS_PER_MINUTE, 400_000, 400_000, 60_000_000),
-        Meter(MeterKind.CONCURRENT_REQUESTS, 32, 32, 0),
+        Meter(MeterKind.REQUESTS_PER_MINUTE, 600, 50),
+        Meter(MeterKind.TOKENS_PER_MINUTE, 400_000, 400_000),
+        Meter(MeterKind.CONCURRENT_REQUESTS, 32, 32, enforce=False),
+        Meter(MeterKind.BUDGET_PER_MONTH, 500 * 10**9, 500 * 10**9),
+        Meter(MeterKind.REQUESTS_PER_MINUTE, 60, 6, enforce=False, model="small"),
+        Meter(MeterKind.BUDGET_PER_MONTH, 5 * 10**8, 5 * 10**8, model="small"),
+        Meter(MeterKind.OUTPUT_TOKENS_PER_HOUR, 5000, 5000, model="mistral-medium-3.5"),
     ),
+    overrun="cut",
+    when_down="deny",
 )
 
 
@@ -54,7 +70,7 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
     assert settings.listen == Listen("0.0.0.0", 9000)
     assert settings.operations == Listen("::1", 9001)
     assert settings.admin_key == "admin-1"
-    assert settings.store == StoreSettings("redis://h:6379/1", tmp_path / "state", "deny")
+    assert settings.store == StoreSettings("redis://h:6379/1", tmp_path / "state", "local", allow_eviction=True)
     assert settings.limits == Limits(10_000_000, 100_000_000, 5000, 12.5)
     assert settings.backends == (
         Backend("hosted", "nvidia", "https://integrate.api.nvidia.com/v1", "nvapi-1"),
@@ -71,7 +87,12 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
                 ),
                 Deployment("gpu-b", "llamacpp", "mistral-medium-3.5-q4", 32_768, text, Price(10_000, 0)),
                 Deployment(
-                    "hosted", "nvidia", "mistralai/mistral-medium-3.5-128b", None, text, Price(1_500_000, 7_500_000)
+                    "hosted",
+                    "nvidia",
+                    "mistralai/mistral-medium-3.5-128b",
+                    None,
+                    text,
+                    Price(1_500_000, 7_500_000, cached_input=150_000, reasoning=8_000_000),
                 ),
             ),
             fallbacks=("small",),
@@ -81,7 +102,7 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
         Model(
             name="small",
             aliases=("any",),
-            deployments=(Deployment("hosted", "nvidia", "small", None, text, None),),
+            deployments=(Deployment("hosted", "nvidia", "small", None, text, Price(1_000_000, 2_000_000)),),
             fallbacks=(),
             routing=RoutingTerms(ttft_target=None, value_of_time=2_000_000, max_attempts=3),
             deadlines=Deadlines(900.0),
@@ -89,8 +110,8 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
     )
     assert settings.plans == {"standard": STANDARD, "gold": GOLD}
     assert settings.organizations == {
-        "acme": Organization(GOLD, {"research": STANDARD, "sales": None}),
-        "guests": Organization(None, {}),
+        "acme": Organization(GOLD, {"research": STANDARD, "sales": None}, "Europe/Berlin"),
+        "guests": Organization(None, {}, "UTC"),
     }
     assert settings.telemetry == Telemetry("http://127.0.0.1:4318", 0.1)
 
@@ -114,9 +135,23 @@ def test_a_file_may_give_the_standard_plan_other_numbers(settings_of):
         "plans: {standard: {concurrent_requests: 2}}\n"
         "organizations: {acme: {plan: standard}}\n"
     )
-    plan = Plan("standard", (Meter(MeterKind.CONCURRENT_REQUESTS, 2, 2, 0),))
+    plan = Plan("standard", (Meter(MeterKind.CONCURRENT_REQUESTS, 2, 2),))
     assert settings.plans == {"standard": plan}
     assert settings.organizations["acme"].plan == plan
+
+
+def test_a_plan_without_a_word_for_it_lets_streams_finish_and_takes_the_stores_stance(settings_of):
+    settings = settings_of(
+        "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\nplans: {p: {models: {any: {tokens_in_all: 5}}}}\n"
+    )
+    assert settings.plans["p"] == Plan("p", (Meter(MeterKind.TOKENS_IN_ALL, 5, 5, model="any"),), "finish", None)
+
+
+def test_an_unpriced_hosted_deployment_costs_nobody_knows_what(settings_of):
+    settings = settings_of(
+        "backends: {h: {kind: openai, base_url: http://h/v1}}\nmodels: {m: {deployments: [{backend: h, model: m}]}}\n"
+    )
+    assert settings.models[0].deployments[0].price is None
 
 
 def test_an_absolute_data_directory_stays_where_it_is(settings_of):

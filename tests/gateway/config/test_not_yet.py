@@ -8,8 +8,6 @@ PLACES = {
     "a listen address": "listen: {{{key}: 1}}\n",
     "the operations address": "operations: {{{key}: 1}}\n",
     "a backend": "",
-    "an organization": "organizations: {{acme: {{{key}: 1}}}}\n",
-    "a plan": "plans: {{gold: {{concurrent_requests: 1, {key}: 1}}}}\n",
 }
 
 
@@ -33,21 +31,6 @@ def test_a_backend_setting_that_nothing_enforces_is_refused_with_its_line(mistak
     (mistake,) = mistakes_of(f"backends:\n  gpu: {{kind: vllm, base_url: http://h/v1, {key}: 64}}\n")
     assert (mistake.line, mistake.where) == (2, f"backends.gpu.{key}")
     assert "is not enforced by this version; remove the line" in str(mistake)
-
-
-@pytest.mark.parametrize("value", sorted(not_yet.NOT_YET_WHEN_DOWN))
-def test_a_stance_that_is_not_taken_is_refused_and_the_one_that_is_named(only_mistake_of, value):
-    mistake = only_mistake_of(f"store: {{when_down: {value}}}\n")
-    assert (mistake.line, mistake.where) == (2, "store.when_down")
-    assert "is not enforced by this version; remove the line" in str(mistake)
-    assert "`deny` is what this version does" in mistake.remedy
-
-
-@pytest.mark.parametrize("scheme", sorted(not_yet.NOT_YET_STORES))
-def test_a_store_that_is_not_supported_is_refused(only_mistake_of, scheme):
-    mistake = only_mistake_of(f"store: {{url: {scheme}://h:26379/main}}\n")
-    assert (mistake.line, mistake.where) == (2, "store.url")
-    assert f"{scheme} is not supported by this version" in mistake.message
 
 
 def test_every_noun_of_the_table_is_a_row_and_none_of_its_keys_is_read():

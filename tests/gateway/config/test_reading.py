@@ -105,6 +105,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one_or_with_all():
     assert nearest("vlm", ["vllm", "nim"]) == "did you mean `vllm`?"
     assert nearest("zzz", ["vllm", "nim"]) == "known are: vllm, nim"
     assert nearest("zzz", []) == "none is defined"
+    assert nearest("zzz", ["vllm", "nim"], "write an engine") == "write an engine"
 
 
 def test_a_mistake_without_a_place_is_the_files():

@@ -1,6 +1,5 @@
 import pytest
 
-from gateway.config import schema
 from gateway.config.reading import Row, keys_of
 
 
@@ -25,8 +24,8 @@ def test_twelve_different_mistakes_are_twelve_right_lines(mistakes_of):
         """\
 listen: {host: 127.0.0.1, port: 99999}
 store:
-  url: redis+cluster://h:7000
-  when_down: local
+  url: redis+cluster://h:7000/1
+  when_down: locally
 lmits: {body: 32MiB}
 backends:
   gpu-a:
@@ -49,9 +48,9 @@ models:
 plans:
   gold:
     requests_per_minute: {limit: 10, burst: 20}
-    budget_per_month: 500
+    budget_per_month: 0
 organizations:
-  acme: {plan: silver, time_zone: Europe/Berlin}
+  acme: {plan: silver, time_zone: Europe/Berln}
   acme: {plan: gold}
 telemetry: {sample: 2}
 """
@@ -80,8 +79,3 @@ telemetry: {sample: 2}
     ]
     assert all(mistake.message and mistake.remedy for mistake in mistakes)
     assert "secret" not in "".join(map(str, mistakes))
-
-
-def test_the_most_that_the_ledger_counts_is_what_a_double_holds_exactly():
-    assert float(schema.MOST) == schema.MOST
-    assert float(schema.MOST + 2) != schema.MOST + 2

@@ -28,7 +28,7 @@ def test_a_missing_credential_is_printed_as_missing():
     assert "api_key=None" in repr(Backend("gpu", "vllm", "http://h/v1"))
 
 
-def test_the_standard_plan_holds_every_meter_that_is_enforced():
+def test_the_standard_plan_bounds_requests_tokens_and_slots():
     assert {meter.kind: meter.limit for meter in STANDARD.meters} == {
         MeterKind.REQUESTS_PER_MINUTE: 600,
         MeterKind.TOKENS_PER_MINUTE: 400_000,

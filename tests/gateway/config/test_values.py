@@ -1,5 +1,7 @@
 import pytest
 
+from policies.meters import SORTS, largest
+
 MODEL = "models:\n  m:\n    deployments:\n      - {{backend: gpu, model: m, {}}}\n"
 TERMS = "models:\n  m:\n    deployments: [{{backend: gpu, model: m}}]\n    {}\n"
 SECRET = "hunter2"
@@ -30,7 +32,19 @@ SECRET = "hunter2"
         ("store: {url: redis://h/main}\n", 2, "store.url", "no database number"),
         ("store: {url: redis://h:99999}\n", 2, "store.url", "not a valid URL"),
         ("store: {url: 'unix://'}\n", 2, "store.url", "names no socket"),
-        ("store: {when_down: panic}\n", 2, "store.when_down", "'panic' is not known here; write deny"),
+        ("store: {when_down: panic}\n", 2, "store.when_down", "'panic' is not known here; write one of deny, local"),
+        ("store: {allow_eviction: yes}\n", 2, "store.allow_eviction", "'yes' is neither true nor false; write true"),
+        ("store: {url: 'redis+sentinel://h:26379'}\n", 2, "store.url", "does not end with a master's name"),
+        ("store: {url: 'redis+sentinel://h:1/m/0/1'}\n", 2, "store.url", "write redis+sentinel://HOST:PORT,HOST:PORT"),
+        ("store: {url: 'redis+sentinel://h:1,/m'}\n", 2, "store.url", "has a node that is no HOST:PORT"),
+        ("store: {url: 'redis+sentinel://h:1/m#hunter2'}\n", 2, "store.url", "has a fragment"),
+        ("store: {url: 'redis+cluster://'}\n", 2, "store.url", "has a node that is no HOST:PORT"),
+        ("store: {url: 'redis+cluster://h:65536'}\n", 2, "store.url", "has a node that is no HOST:PORT"),
+        ("store: {url: 'redis+cluster://[h]:1'}\n", 2, "store.url", "has a node that is no HOST:PORT"),
+        ("store: {url: 'redis+cluster://h:1/1'}\n", 2, "store.url", "has a path, but a cluster has no databases"),
+        ("store: {url: 'redis+proxy://h:1'}\n", 2, "store.url", "is no store"),
+        ("organizations: {a: {time_zone: Berlin}}\n", 2, "organizations.a.time_zone", "did you mean `Europe/Berlin`?"),
+        ("organizations: {a: {time_zone: 5}}\n", 2, "organizations.a.time_zone", "write an IANA name such as"),
         ("store: {data_dir: ~/data}\n", 2, "store.data_dir", "${HOME}"),
         ("store: {data_dir: ''}\n", 2, "store.data_dir", "is empty"),
         (MODEL.format("context_window: 0"), 5, "models.m.deployments[0].context_window", "out of range"),
@@ -41,6 +55,7 @@ SECRET = "hunter2"
         (MODEL.format("price: {input: 1, output: 10001}"), 5, "models.m.deployments[0].price.output", "out of range"),
         (MODEL.format("price: {input: 1, output: free}"), 5, "models.m.deployments[0].price.output", "plain decimal"),
         (MODEL.format("price: {input: 1e-9, output: 1}"), 5, "models.m.deployments[0].price.input", "plain decimal"),
+        (MODEL.format("price: {input: 1, output: 1, reasoning: x}"), 5, "models.m.deployments[0].price.reasoning", ""),
         (MODEL.format("price: {input: 0.0000001, output: 1}"), 5, "models.m.deployments[0].price.input", "is finer"),
         (TERMS.format("routing: {ttft_target: 0}"), 5, "models.m.routing.ttft_target", "out of range"),
         (TERMS.format("routing: {value_of_time: -0.1}"), 5, "models.m.routing.value_of_time", "out of range"),
@@ -56,8 +71,18 @@ SECRET = "hunter2"
         ("plans: {p: {tokens_per_minute: {burst: 5}}}\n", 2, "plans.p.tokens_per_minute.limit", "is missing"),
         ("plans: {p: {tokens_per_minute: {limit: 5, burst: 0}}}\n", 2, "plans.p.tokens_per_minute.burst", "of range"),
         ("plans: {p: {tokens_per_minute: [5]}}\n", 2, "plans.p.tokens_per_minute", "single value"),
-        ("plans: {p: {concurrent_requests: 0}}\n", 2, "plans.p.concurrent_requests", "slots from 1 to"),
-        ("plans: {p: {concurrent_requests: {limit: 5}}}\n", 2, "plans.p.concurrent_requests", "single value"),
+        ("plans: {p: {concurrent_requests: 0}}\n", 2, "plans.p.concurrent_requests", "write slots, as far as"),
+        ("plans: {p: {concurrent_requests: [5]}}\n", 2, "plans.p.concurrent_requests", "single value"),
+        ("plans: {p: {tokens_per_day: {limit: 5, burst: 3}}}\n", 2, "plans.p.tokens_per_day.burst", "known are: limit"),
+        ("plans: {p: {tokens_per_day: {limit: 5, enforce: no}}}\n", 2, "plans.p.tokens_per_day.enforce", "nor false"),
+        ("plans: {p: {requests_per_second: 9007199255}}\n", 2, "plans.p.requests_per_second", "to 9,007,199,254"),
+        ("plans: {p: {tokens_per_hour: 2501999793}}\n", 2, "plans.p.tokens_per_hour", "from 1 to 2,501,999,792"),
+        ("plans: {p: {tokens_in_all: 9007199254740992}}\n", 2, "plans.p.tokens_in_all", "is out of range"),
+        ("plans: {p: {budget_per_day: 0}}\n", 2, "plans.p.budget_per_day", "write USD, more than 0"),
+        ("plans: {p: {budget_per_day: 9007200}}\n", 2, "plans.p.budget_per_day", "up to 9,007,199.254740991"),
+        ("plans: {p: {budget_per_day: 0.0000000001}}\n", 2, "plans.p.budget_per_day", "finer than a billionth"),
+        ("plans: {p: {tokens_in_all: 5, overrun: stop}}\n", 2, "plans.p.overrun", "write one of finish, cut"),
+        ("plans: {p: {tokens_in_all: 5, when_down: cut}}\n", 2, "plans.p.when_down", "write one of deny, local"),
         ("organizations: {acme: {plan: ''}}\n", 2, "organizations.acme.plan", "is empty"),
         ("admin_key: ''\n", 2, "admin_key", 'is empty; write "${VAR}" or {file: PATH}'),
         ("admin_key: a b\n", 2, "admin_key", "what no credential may"),
@@ -77,9 +102,12 @@ def test_a_value_out_of_its_rule_is_one_mistake_with_a_remedy(only_mistake_of, s
 def test_the_largest_meters_that_stay_exact_are_accepted(settings_of):
     settings = settings_of(
         "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
-        "plans: {p: {tokens_per_minute: 150119987, concurrent_requests: 9007199254740991}}\n"
+        "plans:\n"
+        "  p: {tokens_per_minute: 150119987, concurrent_requests: 9007199254740991, requests_per_hour: 2501999792}\n"
     )
-    assert all(max(meter.limit, meter.limit * meter.period_us) < 2**53 for meter in settings.plans["p"].meters)
+    meters = settings.plans["p"].meters
+    assert [meter.limit for meter in meters] == [largest(meter.kind) for meter in meters]
+    assert all(meter.limit * max(1, SORTS[meter.kind].ticks) < 2**53 for meter in meters)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +166,10 @@ def test_a_base_url_ends_without_a_slash(settings_of, url, kept):
         "rediss://h:6380/0?ssl_cert_reqs=none",
         "redis://[::1]:6379",
         "unix:///run/redis.sock?db=1",
+        "redis+sentinel://a:26379,b:26379/main",
+        "rediss+sentinel://me:hunter2@a:26379,[::1]:26379/main.1/3?ssl_cert_reqs=none",
+        "redis+cluster://a:7000,10.0.0.7:7001,c",
+        "rediss+cluster://:hunter2@a:7000/",
     ],
 )
 def test_the_stores_of_this_version_are_accepted(settings_of, url):

@@ -62,7 +62,7 @@ class Mill:
         if request.url.path == "/admin/v1/keys":
             return self.made_key(json.loads(request.content))
         if request.url.path == "/admin/v1/usage":
-            return httpx.Response(200, json={"organization": "demo", "totals": self.totals()})
+            return httpx.Response(200, json={"rows": self.rows()})
         if request.url.path == "/metrics":
             replica = self.fleet[request.url.host]
             if self.broken == "never stops":
@@ -76,15 +76,15 @@ class Mill:
         self.plans[body["name"]] = body.get("plan")
         return httpx.Response(201, json={"id": body["name"], "key": body["name"], **body})
 
-    def totals(self) -> list[dict]:
+    def rows(self) -> list[dict]:
         factor = 0 if self.broken == "charges nothing" else 1
         return [
             {
                 "key": key,
                 "model": "m",
-                "requests": self.calls[key],
-                "prompt_tokens": 3 * self.calls[key] * factor,
-                "completion_tokens": tokens * factor,
+                "calls": self.calls[key],
+                "input_tokens": 3 * self.calls[key] * factor,
+                "output_tokens": tokens * factor,
                 "estimated_tokens": 0,
             }
             for key, tokens in self.charged.items()

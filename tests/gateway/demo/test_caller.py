@@ -85,11 +85,11 @@ async def test_a_refused_stream_is_a_refusal():
 
 
 async def test_the_desk_adds_up_what_one_key_was_charged():
-    totals = [
-        {"key": key, "model": model, "requests": 1, "prompt_tokens": 2, "completion_tokens": 3, "estimated_tokens": 0}
+    rows = [
+        {"key": key, "model": model, "calls": 1, "input_tokens": 2, "output_tokens": 3, "estimated_tokens": 0}
         for key, model in (("id", "a"), ("id", "b"), ("other", "a"))
     ]
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"organization": "demo", "totals": totals}))
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"rows": rows}))
     charged = await Desk(httpx.AsyncClient(transport=transport, base_url="http://gateway"), "admin").charged(KEY)
     assert (charged.requests, charged.prompt_tokens, charged.completion_tokens) == (2, 4, 6)
 

@@ -1,113 +1,213 @@
 """A ledger in plain Python over `policies.buckets`: what the script must answer and leave behind, number by number."""
 
-from gateway.ledger.wire import DONE, REFUSED, TOO_LARGE
-from policies.buckets import MEASURES, Measure, charged, decayed, slot_wait_us, standing, wait_us
+from collections import Counter
+
+from msgspec.structs import replace
+
+from gateway.ledger.wire import DONE, REFUSED, SPENT, STALE, TOO_LARGE, UNKNOWN
+from policies.buckets import (
+    MOST_ENDS,
+    NEVER,
+    Stock,
+    charged,
+    decayed,
+    is_current,
+    rate_wait_us,
+    rolled,
+    slot_wait_us,
+    standing,
+    stock_wait_us,
+    stocked,
+)
+from policies.meters import MOST, SORTS, Keeping, Measure, field
+
+HOUR = 3_600_000_000
+SETTLED, CORRECTED, PLATFORM = 0, 2, 3
+
+
+def amounts(prompt, completion, money, calls=1):
+    return {
+        Measure.REQUESTS: calls,
+        Measure.SLOTS: calls,
+        Measure.INPUT: prompt,
+        Measure.OUTPUT: completion,
+        Measure.TOKENS: prompt + completion,
+        Measure.MONEY: money,
+    }
 
 
 class Books:
-    """One organization's books; operations as the script takes them, with levels instead of a packed plan."""
+    """One organization's books of one gateway; operations as the script takes them, with `Packed` plans."""
 
-    def __init__(self):
-        self.now = 0
-        self.used = {}  # (level id, kind) -> (used, at) of rates, in use of slots
-        self.open = {}  # reservation id -> [levels, key, model, tokens, prompt tokens, step]
-        self.usage = {}
+    def __init__(self, now):
+        self.now = now
+        self.states = {}  # (level id, field) -> [used, at] of rates, [in use, ends], Stock, [used, begun, last]
+        self.open = {}  # id -> [packed, account, [input, output, money, step, admitted, stop]]
+        self.asked = 0
+        self.hours = Counter()  # (hour, account, deployment, letter)
+        self.records = []
 
-    def rates(self):
-        return {place: value for place, value in self.used.items() if isinstance(value, tuple)}
+    def begin(self):
+        self.asked_before = self.asked
 
-    def elapse(self, us):
-        """Let time pass where nobody sees it: what was used was used earlier."""
-        for place, (used, at) in self.rates().items():
-            self.used[place] = (used, at - us)
+    # -- one meter ------------------------------------------------------------------------------------------------
 
-    def admit(self, id_, tokens, prompt, account, levels):
-        if id_ in self.open:
-            return self._admission(DONE, levels)
-        waits = [
-            (self._wait(level, meter, tokens), i, j)
-            for i, level in enumerate(levels, 1)
-            for j, meter in enumerate(level.meters, 1)
-        ]
-        for wait, i, j in waits:
-            if wait is None:
-                return self._admission(TOO_LARGE, levels, i, j)
-        wait, i, j = max(waits, key=lambda each: each[0], default=(0, 0, 0))
-        if wait:
-            return self._admission(REFUSED, levels, i, j, wait)
-        for level in levels:
-            for meter in level.meters:
-                self._charge(level, meter, tokens, 1)
-        self.open[id_] = [levels, *account, tokens, prompt, 0]
-        return self._admission(DONE, levels)
+    def state(self, packed, level, meter):
+        place = level.id, field(meter)
+        if place in self.states:
+            return self.states[place]
+        sort = SORTS[meter.kind]
+        return {
+            Keeping.RATE: lambda: [0, self.now // sort.tick_us],
+            Keeping.SLOTS: lambda: [0, []],
+            Keeping.TOTAL: lambda: [0, self.now, self.now],
+            Keeping.CALENDAR: lambda: Stock(0, packed.period(meter, self.now).ordinal, self.now, self.now),
+        }[sort.keeping]()
 
-    def settle(self, id_, booked, prompt, completion, estimated):
-        if id_ not in self.open:
-            return [REFUSED]
-        levels, key, model, tokens, _, _ = self.open.pop(id_)
-        for level in levels:
-            for meter in level.meters:
-                if MEASURES[meter.kind] is not Measure.REQUESTS:
-                    self._charge(level, meter, prompt + completion - tokens, -1)
-        if booked:
-            total = prompt + completion
-            counts = (1, prompt, completion, total if estimated else 0)
-            for what, amount in zip(
-                ("requests", "prompt_tokens", "completion_tokens", "estimated_tokens"), counts, strict=True
-            ):
-                if amount:
-                    field = f"{key}|{model}|{what}"
-                    self.usage[field] = self.usage.get(field, 0) + amount
-        return [DONE]
+    def used(self, packed, level, meter):
+        state, sort = self.state(packed, level, meter), SORTS[meter.kind]
+        if sort.keeping is Keeping.RATE:
+            return decayed(*state, self.now // sort.tick_us, meter.limit)
+        return state.used if isinstance(state, Stock) else state[0]
 
-    def grow(self, id_, step, tokens):
-        if id_ not in self.open:
-            return [REFUSED]
-        one = self.open[id_]
-        if step <= one[5]:
-            return [DONE]
-        meters = [(level, meter) for level in one[0] for meter in level.meters]
-        meters = [(level, meter) for level, meter in meters if MEASURES[meter.kind] is Measure.TOKENS]
-        if any(self._wait(level, meter, tokens) != 0 for level, meter in meters):
-            return [REFUSED]
-        for level, meter in meters:
-            self._charge(level, meter, tokens, 0)
-        one[3], one[5] = one[3] + tokens, step
-        return [DONE]
+    def wait(self, packed, level, meter, amount, admitted):
+        state, keeping = self.state(packed, level, meter), SORTS[meter.kind].keeping
+        if keeping is Keeping.RATE:
+            return rate_wait_us(self.used(packed, level, meter), amount, meter, self.now)
+        if keeping is Keeping.SLOTS:
+            return slot_wait_us(*state, meter, self.now)
+        if keeping is Keeping.TOTAL:
+            return NEVER if state[0] + amount > meter.limit else 0
+        period = packed.period(meter, admitted)
+        used = state.used if is_current(state, period, admitted) else state.before
+        return stock_wait_us(used, amount, meter, period, self.now)
 
-    def _now(self, level, meter):
-        used, at = self.used.get((level.id, meter.kind), (0, self.now))
-        return decayed(used, at, self.now, meter.limit)
-
-    def _wait(self, level, meter, tokens):
-        if MEASURES[meter.kind] is Measure.SLOTS:
-            return slot_wait_us(self.used.get((level.id, meter.kind), 0), meter)
-        return wait_us(self._now(level, meter), tokens if MEASURES[meter.kind] is Measure.TOKENS else 1, meter)
-
-    def _charge(self, level, meter, tokens, slots):
-        place = (level.id, meter.kind)
-        measure = MEASURES[meter.kind]
-        if measure is Measure.SLOTS:
-            self.used[place] = max(0, self.used.get(place, 0) + slots)
+    def charge(self, packed, level, meter, amount, admitted):
+        place, state, sort = (level.id, field(meter)), self.state(packed, level, meter), SORTS[meter.kind]
+        if sort.keeping is Keeping.RATE:
+            used = charged(self.used(packed, level, meter), amount, meter)
+            self.states[place] = [used, self.now // sort.tick_us]
+        elif sort.keeping is Keeping.TOTAL:
+            self.states[place] = [min(MOST, max(0, state[0] + amount)), *state[1:]]
         else:
-            amount = tokens if measure is Measure.TOKENS else 1
-            self.used[place] = (charged(self._now(level, meter), amount, meter), self.now)
+            self.states[place] = stocked(state, amount, meter, packed.period(meter, admitted), admitted)
 
-    def _admission(self, outcome, levels, level=0, meter=0, wait=0):
-        return [
-            outcome,
-            level,
-            meter,
-            wait,
-            *self._tightest(levels, Measure.REQUESTS),
-            *self._tightest(levels, Measure.TOKENS),
-        ]
+    def standing(self, outcome, packed, refusing=0, wait=0, shadows=()):
+        found = {"requests": (NEVER, 0, 0), "tokens": (NEVER, 0, 0), "tightest": (2.0, 0, 0)}
+        for place, (level, meter) in enumerate(packed.meters, 1):
+            if not meter.enforce:
+                continue
+            used = self.used(packed, level, meter)
+            told = standing(level.kind, meter, used, self.now, packed.period(meter, self.now))
+            names = {Measure.REQUESTS: "requests", Measure.TOKENS: "tokens"}
+            for name, left in (
+                ("tightest", told.remaining / meter.burst),
+                (names.get(SORTS[meter.kind].measure), told.remaining),
+            ):
+                if name is not None and left < found[name][0]:
+                    found[name] = left, place, used
+        return [outcome, refusing, wait, *(one for _, *told in found.values() for one in told), list(shadows)]
 
-    def _tightest(self, levels, measure):
-        found = [
-            (standing(self._now(level, meter), meter).remaining, i, j, self._now(level, meter))
-            for i, level in enumerate(levels, 1)
-            for j, meter in enumerate(level.meters, 1)
-            if MEASURES[meter.kind] is measure
-        ]
-        return min(found, default=(0, 0, 0, 0))[1:]
+    def verdict(self, packed, asked, admitted):
+        outcome, refusing, longest, shadows = DONE, 0, 0, []
+        for place, (level, meter) in enumerate(packed.meters, 1):
+            amount = asked[SORTS[meter.kind].measure]
+            wait = self.wait(packed, level, meter, amount, admitted) if amount else 0
+            if not wait:
+                continue
+            large = SORTS[meter.kind].keeping is not Keeping.SLOTS and amount > meter.burst
+            never = TOO_LARGE if large else SPENT
+            if not meter.enforce:
+                shadows.append(place)
+            elif wait > longest or (wait == NEVER and never == TOO_LARGE and outcome == SPENT):
+                outcome, refusing, longest = never if wait == NEVER else REFUSED, place, wait
+        return outcome, refusing, longest if longest < NEVER else 0, shadows
+
+    # -- operations -----------------------------------------------------------------------------------------------
+
+    def admit(self, id_, forced, prompt, completion, money, takes, packed, account):  # noqa: PLR0917 - as on the wire
+        self.asked = max(self.asked, int(id_, 16))
+        if id_ in self.open or (forced and int(id_, 16) <= self.asked_before):
+            return self.standing(DONE, packed)
+        if not forced and not packed.since_us <= self.now < self.last(packed):
+            return [STALE]
+        for level, meter in packed.meters:
+            stock = self.states.get((level.id, field(meter)))
+            if isinstance(stock, Stock):
+                self.states[level.id, field(meter)] = rolled(stock, packed.period(meter, self.now), meter)
+        admitted = min(forced, self.now) if forced else self.now
+        asked, shadows = amounts(prompt, completion, money), []
+        if not forced:
+            outcome, refusing, wait, shadows = self.verdict(packed, asked, admitted)
+            if outcome != DONE:
+                return self.standing(outcome, packed, refusing, wait)
+        for level, meter in packed.meters:
+            self.enter(packed, level, meter, asked[SORTS[meter.kind].measure], admitted, takes)
+        self.open[id_] = [packed, account, [prompt, completion, money, 0, admitted, admitted + takes]]
+        return self.standing(DONE, packed, shadows=shadows)
+
+    def enter(self, packed, level, meter, amount, admitted, takes):  # noqa: PLR0917 - as on the wire
+        place, state, keeping = (level.id, field(meter)), self.state(packed, level, meter), SORTS[meter.kind].keeping
+        if keeping is Keeping.SLOTS:
+            ends = [*state[1], admitted + takes][:MOST_ENDS]
+            self.states[place] = [state[0] + 1, ends]
+            return
+        self.charge(packed, level, meter, amount, admitted)
+        state = self.states[place]
+        if keeping is Keeping.TOTAL:
+            state[1:] = [min(state[1], admitted), max(state[2], admitted)]
+        elif keeping is Keeping.CALENDAR and is_current(state, packed.period(meter, admitted), admitted):
+            self.states[place] = replace(state, begun=min(state.begun, admitted), last=max(state.last, admitted))
+
+    def last(self, packed):
+        return min((following.end_us for _, following in packed.periods.values()), default=NEVER)
+
+    def settle(self, id_, booked, prompt, completion, cached, reasoning, money, estimated, deployment, ending, wasted):  # noqa: PLR0917 - as on the wire
+        if id_ not in self.open:
+            return [REFUSED if int(id_, 16) <= self.asked_before else UNKNOWN]
+        packed, account, head = self.open.pop(id_)
+        asked = amounts(prompt - head[0], completion - head[1], money - head[2], 0)
+        self.replace(packed, asked, head)
+        if booked:
+            used = (prompt, completion, cached, reasoning, money)
+            self.book(id_, SETTLED, head[4], used, estimated, account, deployment, ending)
+        if wasted:
+            used = (wasted[0], wasted[1], 0, 0, wasted[2])
+            self.book(id_, PLATFORM, head[4], used, True, ["", "platform", account[2]], "", ending)
+        return [DONE]
+
+    def replace(self, packed, asked, head):
+        for level, meter in packed.meters:
+            sort = SORTS[meter.kind]
+            if sort.keeping is Keeping.SLOTS:
+                in_use, ends = self.state(packed, level, meter)
+                if head[5] in ends:
+                    ends.remove(head[5])
+                self.states[level.id, field(meter)] = [max(0, in_use - 1), ends]
+            elif asked[sort.measure]:
+                self.charge(packed, level, meter, asked[sort.measure], head[4])
+
+    def book(self, id_, what, admitted, used, estimated, account, deployment, ending):  # noqa: PLR0917 - as on the wire
+        self.records.append([f"g1-{id_}", what, admitted, self.now, *used, estimated, account, deployment, *ending])
+        hour = admitted // HOUR
+        told = dict(zip("iocrm", used, strict=True))
+        told |= {"n": int(what == SETTLED), "e": used[0] + used[1] if estimated else 0}
+        for letter, amount in told.items():
+            if amount:
+                self.hours[hour, *account, deployment, letter] += amount
+
+    def grow(self, id_, step, output, money):
+        if id_ not in self.open:
+            return [REFUSED, 0]
+        packed, _, head = self.open[id_]
+        if step <= head[3]:
+            return self.standing(DONE, packed)
+        asked = amounts(0, output, money, 0)
+        outcome, refusing, wait, _ = self.verdict(packed, asked, head[4])
+        if outcome != DONE:
+            return self.standing(outcome, packed, refusing, wait)
+        for level, meter in packed.meters:
+            if asked[SORTS[meter.kind].measure]:
+                self.charge(packed, level, meter, asked[SORTS[meter.kind].measure], head[4])
+        head[1], head[2], head[3] = head[1] + output, head[2] + money, step
+        return self.standing(DONE, packed)

@@ -1,11 +1,14 @@
 import asyncio
 
+import msgspec
 import pytest
 
 from gateway import clock
 from gateway.ledger import batches as module
 from gateway.ledger import wire
-from gateway.ledger.batches import MOST_OPERATIONS, MOST_ORGANIZATIONS, Batches, Contact
+from gateway.ledger.batches import MOST_BYTES, MOST_ORGANIZATIONS, Batches
+from gateway.ledger.contact import Contact
+from gateway.ledger.queues import MOST_OPERATIONS
 from gateway.store.door import StoreDown
 from tests.gateway.ledger.support import DOWN, FORGOTTEN, Noted, ScriptedStore
 
@@ -35,12 +38,25 @@ def submit(line, *names, **options):
     return operations
 
 
+def kept(line, *names, **options):
+    """Submit what is sent until it is done."""
+    return submit(line, *names, urgent=False, again=True, **options)
+
+
+async def test_loading_gives_the_script_to_the_store(line, store):
+    await line.load()
+
+    assert store.loaded == 1
+
+
 async def test_what_comes_in_one_loop_iteration_goes_in_one_call(line, store):
-    submit(line, "a", "b", "c")
+    store.now_us = 77
+    operations = submit(line, "a", "b", "c")
 
     await line.drain(5)
 
     assert store.sent() == [{O: ["a", "b", "c"]}]
+    assert [operation.now_us for operation in operations] == [77] * 3
 
 
 async def test_what_comes_while_a_flush_is_in_flight_goes_together_in_the_next(line, store):
@@ -95,6 +111,61 @@ async def test_what_nobody_wants_any_more_is_not_sent(line, store):
     assert store.sent() == [{O: ["a"]}]
 
 
+async def test_a_call_longer_than_64_kib_is_cut_until_each_piece_is_shorter_or_one_operation(line, store):
+    long, longest = "x" * (MOST_BYTES // 3), "x" * (2 * MOST_BYTES)
+    operations = submit(line, "a", "b", "c", text=long) + submit(line, "d", text=longest) + submit(line, "e")
+
+    await line.drain(5)
+
+    (calls,) = store.flushes
+    assert [[body[1] for body in bodies] for _, bodies in calls] == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert [len(command[5]) <= MOST_BYTES for command in store.commands[0]] == [True, True, False, True]
+    assert [operation.outcome for operation in operations] == [[wire.DONE]] * 5
+
+
+async def test_a_settlement_waits_for_company_and_an_admission_does_not(line, store):
+    submit(line, "s", urgent=False)
+    await asyncio.sleep(0)
+    assert store.flushes == []
+
+    submit(line, "a")
+    await line.drain(1.0)
+    assert store.sent() == [{O: ["s", "a"]}]
+
+
+async def test_a_settlement_alone_goes_after_a_moment(line, store):
+    (alone,) = submit(line, "s", urgent=False)
+    for _ in range(100):
+        if store.flushes:
+            break
+        await asyncio.sleep(0.01)
+
+    await line.drain(1.0)
+
+    assert store.sent() == [{O: ["s"]}]
+    assert alone.outcome is not None
+
+
+async def test_whoever_wants_to_know_hears_what_is_used_of_what_was_touched(store, contact):
+    heard = []
+    line = Batches(store, "g1", contact, heard=lambda *told: heard.append(told))
+    store.touched, store.now_us = ["org", "tokens_per_day", 5], 9
+    submit(line, "a")
+
+    await line.drain(5)
+
+    assert heard == [("o", ["org", "tokens_per_day", 5], 9)]
+    assert [command[6] for command in store.commands[0]] == [1]
+
+
+async def test_where_nobody_wants_to_know_the_script_is_not_asked_what_is_used(line, store):
+    submit(line, "a")
+
+    await line.drain(5)
+
+    assert [command[6] for command in store.commands[0]] == [0]
+
+
 async def test_a_forgotten_script_is_loaded_and_the_call_made_again(line, store):
     store.failures = [FORGOTTEN]
     (one,) = submit(line, "a")
@@ -120,7 +191,7 @@ async def test_with_the_store_down_whoever_waits_is_told_and_what_must_be_done_i
     contact.made(began)
     store.failures = [DOWN, DOWN]
     store.held.clear()
-    first, other = submit(line, "a") + submit(line, "s", urgent=False, again=True)
+    first, other = submit(line, "a") + kept(line, "s")
     await line.drain(0.02)
     (behind,) = submit(line, "b")
     store.held.set()
@@ -138,7 +209,7 @@ async def test_with_the_store_down_whoever_waits_is_told_and_what_must_be_done_i
 async def test_an_operation_that_fails_by_itself_does_not_hold_up_the_others(line, store):
     answers = {"s": [[wire.FAILED, "broken"], [wire.DONE]]}
     store.answer = lambda body: answers[body[1]].pop(0) if body[1] in answers else [wire.DONE]
-    (broken,) = submit(line, "s", urgent=False, again=True)
+    (broken,) = kept(line, "s")
     (fine,) = submit(line, "a")
 
     await line.drain(5)
@@ -147,9 +218,32 @@ async def test_an_operation_that_fails_by_itself_does_not_hold_up_the_others(lin
     assert (broken.outcome, fine.outcome) == ([wire.DONE], [wire.DONE])
 
 
+async def test_an_operation_that_cannot_be_written_is_given_up_and_those_beside_it_are_not(line, store):
+    (broken,) = kept(line, "s", text=None)
+    (settled,) = kept(line, "t")
+    (fine,) = submit(line, "a")
+
+    await line.drain(5)
+
+    assert isinstance(broken.outcome, StoreDown)
+    assert (settled.outcome, fine.outcome) == ([wire.DONE], [wire.DONE])
+
+
+async def test_a_script_that_could_not_run_fails_its_whole_call_and_no_other(line, store, monkeypatch):
+    spoiled = iter([wire.pack(["OOM"])])
+    monkeypatch.setattr(module.wire, "read", lambda packed, read=wire.read: read(next(spoiled, packed)))
+    broken, fine = submit(line, "a") + submit(line, "b", organization="p")
+
+    await line.drain(5)
+
+    assert isinstance(broken.outcome, StoreDown)
+    assert "OOM" in str(broken.outcome)
+    assert fine.outcome == [wire.DONE]
+
+
 async def test_draining_ends_in_time_and_gives_up_what_is_left(line, store):
     store.failures = [DOWN] * 1000
-    (lost,) = submit(line, "s", urgent=False, again=True)
+    (lost,) = kept(line, "s")
 
     await line.drain(0.1)
 
@@ -160,42 +254,160 @@ async def test_draining_ends_in_time_and_gives_up_what_is_left(line, store):
     assert isinstance(lost.outcome, StoreDown)
 
 
-def test_contact_begins_anew_after_a_loss_or_a_long_silence():
-    contact = Contact(gap=10.0)
-    assert contact.since(0.0) is None
+async def test_a_store_that_is_known_to_be_down_is_not_asked_and_keeps_what_must_be_done_for_its_return(line, store):
+    store.down = "away"
+    (told,) = submit(line, "a")
+    settled = kept(line, "s", "t")
+    assert str(told.outcome) == "away"
+    assert told.sent is False
 
-    for now in (1.0, 9.0, 19.0):
-        contact.made(now)
-    assert contact.since(29.0) == 1.0
-    assert contact.since(30.0) is None
-
-    contact.made(30.0)
-    assert contact.since(30.0) == 30.0
-
-    contact.lost()
-    assert contact.since(30.0) is None
-    contact.made(31.0)
-    assert contact.since(31.0) == 31.0
-
-
-async def test_a_settlement_waits_for_company_and_an_admission_does_not(line, store):
-    submit(line, "s", urgent=False)
-    await asyncio.sleep(0)
+    await line.drain(0.05)
     assert store.flushes == []
 
+    store.come_back()
+    (new,) = submit(line, "b")
+    await line.drain(5)
+    assert store.sent() == [{O: ["s", "t"]}, {O: ["b"]}]
+    assert [operation.outcome for operation in (*settled, new)] == [[wire.DONE]] * 3
+
+
+async def test_what_was_lost_goes_in_order_before_anything_new_and_in_calls_of_no_more_than_their_share(line, store):
+    store.down = "away"
+    kept(line, *(f"s{i}" for i in range(MOST_OPERATIONS + 8)))
+    store.down = None
     submit(line, "a")
-    await line.drain(1.0)
-    assert store.sent() == [{O: ["s", "a"]}]
+    store.come_back()
+
+    await line.drain(5)
+
+    names = [sent[O] for sent in store.sent()]
+    assert names == [[f"s{i}" for i in range(32)], [f"s{i}" for i in range(32, 40)], ["a"]]
 
 
-async def test_a_settlement_alone_goes_after_a_moment(line, store):
-    (alone,) = submit(line, "s", urgent=False)
-    for _ in range(100):
-        if store.flushes:
-            break
-        await asyncio.sleep(0.01)
+async def test_what_is_lost_once_more_keeps_its_place_before_what_was_lost_later(line, store):
+    store.down = "away"
+    kept(line, *(f"s{i}" for i in range(MOST_OPERATIONS + 8)))
+    store.failures = [DOWN]
 
-    await line.drain(1.0)
+    store.come_back()
+    await line.drain(5)
 
-    assert store.sent() == [{O: ["s"]}]
-    assert alone.outcome is not None
+    names = [sent[O] for sent in store.sent()]
+    assert names == [[f"s{i}" for i in range(32)], [f"s{i}" for i in range(32)], [f"s{i}" for i in range(32, 40)]]
+
+
+async def test_what_is_lost_once_more_keeps_its_order_where_its_call_was_cut(line, store):
+    store.down = "away"
+    kept(line, *(f"s{i}" for i in range(4)), text="x" * (MOST_BYTES // 3))
+    store.failures = [DOWN]
+
+    store.come_back()
+    await line.drain(5)
+
+    sent = [[body[1] for _, bodies in calls for body in bodies] for calls in store.flushes]
+    assert sent == [["s0", "s1", "s2", "s3"], ["s0", "s1", "s2", "s3"]]
+
+
+async def test_what_was_lost_for_many_organizations_goes_in_flushes_of_no_more_than_their_share(line, store):
+    store.down = "away"
+    for i in range(MOST_ORGANIZATIONS + 6):
+        kept(line, "s", organization=f"o{i}")
+
+    store.come_back()
+    await line.drain(5)
+
+    assert [len(sent) for sent in store.sent()] == [MOST_ORGANIZATIONS, 6]
+
+
+async def test_an_outage_while_something_is_lost_does_not_make_it_spin(line, store):
+    """A new connection to a store that still does not serve is no reason to ask it without a pause."""
+    store.down = "away"
+    store.connects += 1
+    kept(line, "s")
+
+    await line.drain(0.2)
+
+    assert store.looks < 20
+
+
+async def test_what_was_admitted_without_the_store_is_told_before_what_is_submitted_later(line, store):
+    store.down = "away"
+    told = Noted("t", again=True)
+    told.ordered = True
+    line.tell(told)
+    kept(line, "s")
+
+    store.come_back()
+    submit(line, "a")
+    await line.drain(5)
+
+    assert store.sent() == [{O: ["t", "s"]}, {O: ["a"]}]
+
+
+async def test_what_has_to_be_told_goes_at_once_where_the_store_is_there(line, store):
+    told = Noted("t", again=True)
+    line.tell(told)
+
+    await line.drain(5)
+
+    assert told.outcome == [wire.DONE]
+
+
+async def test_nobody_is_asked_for_while_what_was_admitted_without_the_store_could_not_be_told(line, store):
+    told = Noted("t", again=True)
+    told.ordered = True
+    store.failures = [DOWN]
+    line.tell(told)
+    while not store.flushes:  # noqa: ASYNC110 - it is the flush that is waited for
+        await asyncio.sleep(0)
+
+    (early,) = submit(line, "a")
+    await line.drain(5)
+
+    assert "not told yet" in str(early.outcome)
+    assert store.sent() == [{O: ["t"]}, {O: ["t"]}]
+    assert told.outcome == [wire.DONE]
+
+
+async def test_having_caught_up_is_told_when_nothing_is_left_to_be_sent_again(store, contact):
+    caught_up = []
+    line = Batches(store, "g1", contact, caught_up=lambda: caught_up.append(len(store.flushes)))
+    store.down = "away"
+    kept(line, *(f"s{i}" for i in range(MOST_OPERATIONS + 8)))
+    await asyncio.sleep(0.01)
+    assert caught_up == []
+
+    store.come_back()
+    await line.drain(5)
+
+    assert caught_up == [2]
+
+
+async def test_a_store_that_is_behind_is_told_again_and_then_what_it_would_not_do(line, store, monkeypatch):
+    (first,) = submit(line, "a")
+    await line.drain(5)
+    answers = iter([msgspec.msgpack.encode(["BEHIND"])])
+    send, told = store.send, []
+
+    async def behind(*commands):
+        told.append([command[0] for command in commands])
+        answer = next(answers, None) if commands[0][0] == "EVALSHA" else None
+        return await send(*commands) if answer is None else [answer]
+
+    monkeypatch.setattr(store, "send", behind)
+    (second,) = submit(line, "b")
+    await line.drain(5)
+
+    assert (first.outcome, second.outcome) == ([wire.DONE], [wire.DONE])
+    assert line.ring.repeated == 1
+    assert store.sent() == [{O: ["a"]}, {O: ["a"]}, {O: ["b"]}]
+
+
+async def test_an_answer_that_cannot_be_taken_keeps_nobody_else_from_theirs(line, store):
+    (broken,) = submit(line, "a")
+    (fine,) = submit(line, "b")
+    broken.answered = lambda answer, now_us: answer["not a list"]
+
+    await line.drain(5)
+
+    assert fine.outcome == [wire.DONE]

@@ -5,10 +5,15 @@ import pytest
 
 from gateway import clock
 from gateway.ledger import wire
-from gateway.ledger.batches import Batches, Contact
+from gateway.ledger.batches import Batches
+from gateway.ledger.contact import Contact
 from gateway.ledger.holdings import Holdings, Open
 from gateway.ledger.leases import Leases
+from gateway.ledger.plans import Packed
+from policies.domain import Bill, Usage
 from tests.gateway.ledger.support import ScriptedStore
+
+PACKED = Packed(b"", (), {}, 0, 1)
 
 
 class World:
@@ -87,7 +92,7 @@ async def test_our_own_sleep_makes_nobody_suspect(world):
 
 async def test_what_is_unknown_twice_in_a_row_is_released(world):
     holding = world.holdings.get("acme")
-    holding.open["mine"] = Open()
+    holding.open["mine"] = Open(PACKED)
     holding.settling.add("ending")
 
     await world.beat(ids=["mine", "ending", "a", "b"])
@@ -100,13 +105,26 @@ async def test_what_is_unknown_twice_in_a_row_is_released(world):
 
 async def test_a_beat_tells_what_is_known_and_what_was_counted(world):
     holding = world.holdings.get("acme")
-    holding.open = {"a": Open(), "b": Open()}
-    holding.open["a"].counted = lambda: 7
+    holding.open = {"a": Open(PACKED), "b": Open(PACKED)}
+    holding.settling.add("c")
+    bill = Bill(Usage(3, 4, estimated=True), money=7, deployment="a/m")
+    holding.open["a"].so_far = lambda: bill
 
     (beat,) = await world.beat()
 
-    assert beat[:1] == [wire.BEAT]
-    assert beat[2:4] == [2, 15_000_000]
+    assert beat == [wire.BEAT, 5, 3, 15_000_000, {}]
+    ((command,),) = world.store.commands
+    assert command[8:] == [wire.pack_counts({"a": bill})]
+
+
+async def test_gateways_live_whose_last_call_is_not_longer_ago_by_the_stores_clock_than_one_takes_to_be_lost(world):
+    holding = world.holdings.get("acme")
+    assert holding.live == 0
+    world.store.now_us = 100_000_000
+
+    await world.beat(calls=["me", "100000000", "other", "85000000", "lost", "84999999"])
+
+    assert holding.live == 2
 
 
 async def test_a_large_estate_is_reaped_without_waiting_for_the_next_beat(world):
@@ -124,7 +142,7 @@ async def test_an_estate_that_cannot_be_reaped_is_left_to_the_next_beat(world):
 
 async def test_an_organization_is_beaten_for_while_it_is_open_and_a_minute_after_its_last_call(world):
     held = world.holdings.get("held")
-    held.open["a"] = Open()
+    held.open["a"] = Open(PACKED)
 
     organizations = []
     for _ in range(14):
@@ -134,6 +152,16 @@ async def test_an_organization_is_beaten_for_while_it_is_open_and_a_minute_after
     assert organizations[10] == ["sw:{acme}", "sw:{held}"]
     assert organizations[12] == ["sw:{held}"]
     assert world.holdings.all() == [held]
+
+
+async def test_a_beat_that_is_lost_is_not_repeated(world):
+    world.store.down = "away"
+    world.leases._beat(world.time)
+
+    world.store.come_back()
+    await world.batches.drain(5)
+
+    assert world.store.flushes == []
 
 
 async def test_the_heartbeat_goes_on_by_itself_until_it_is_cancelled(world):

@@ -1,0 +1,224 @@
+"""The ledger while the store is away: this gateway's share of what was left, by itself.
+
+Law: only what the store has told of a meter is shared out, frozen with the number of gateways at the moment it went;
+what was never touched, or belongs to a plan that says `deny`, is not served. Whatever is admitted and spent meanwhile
+waits for the store in memory and lies on disk as well, so that neither its return nor our end loses any of it.
+"""
+
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import structlog
+from msgspec import msgpack
+
+from gateway import clock
+from gateway.ledger import wire
+from gateway.ledger.holdings import Holding, Open
+from gateway.ledger.journal import Journal, forget, read_all
+from gateway.ledger.plans import Packed
+from gateway.ledger.queues import Operation
+from gateway.ledger.ring import TOGETHER, Call
+from gateway.store.door import Store, StoreDown
+from policies.domain import Bill, Claim
+from policies.limits import refusal
+from policies.meters import SECOND_US, SORTS, Keeping, field
+from policies.rejections import Rejection
+from policies.shares import Known, Outcome, Shares, Verdict, stance
+
+log = structlog.get_logger("sluiceway.ledger")
+
+Place = tuple[str, str]
+"""A level's id and a meter's field."""
+
+
+class Told(Operation):
+    """Tells the store of an admission that was made without it; nobody waits."""
+
+    urgent = False
+    ordered = True
+
+    def __init__(self, id_: str, claim: Claim, packed: Packed, admitted_us: int) -> None:
+        super().__init__(claim.organization)
+        self._id = id_
+        self._claim = claim
+        self._packed = packed
+        self._admitted_us = admitted_us
+
+    def body(self, arguments: wire.Arguments) -> wire.Body:
+        """Return what the script reads."""
+        return wire.admission(self._id, self._claim, arguments.place(self._packed.blob), forced=self._admitted_us)
+
+    def answered(self, answer: wire.Answer, now_us: int) -> None:
+        """Do nothing: it is in the books now."""
+
+    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was, the store must learn of it
+        """Ask to be sent again."""
+        return True
+
+
+class Frozen:
+    """One organization's meters as its last answer told them, and its shares while the store is away.
+
+    `shares` outlive the outage until the store has been told what was taken from them: until then it knows less than
+    we do, and would have us give that out again.
+    """
+
+    def __init__(self) -> None:
+        self.shares: Shares | None = None
+        self._told: dict[Place, tuple[int, int]] = {}
+        self._now_us = 0
+        self._at = 0.0
+
+    def heard(self, touched: list[Any], now_us: int) -> None:
+        """Remember what is used of each meter that was touched."""
+        self._now_us, self._at = now_us, clock.monotonic()
+        told = self._told
+        for i in range(0, len(touched), 3):
+            told[touched[i], touched[i + 1]] = touched[i + 2], now_us
+
+    def now_us(self) -> int:
+        """Return the store's clock, as it would go on."""
+        return self._now_us + round((clock.monotonic() - self._at) * SECOND_US)
+
+    def shared(self, holding: Holding, zone: str) -> Shares:
+        """Return the shares of this outage, made at its first question."""
+        if self.shares is None:
+            held = _slots_held(holding)
+            known = {place: Known(used, at_us, held.get(place, 0)) for place, (used, at_us) in self._told.items()}
+            self.shares = Shares(known, holding.live, ZoneInfo(zone))
+        return self.shares
+
+
+def _slots_held(holding: Holding) -> dict[Place, int]:
+    held: dict[Place, int] = {}
+    for one in holding.open.values():
+        for level, meter in one.packed.meters:
+            if SORTS[meter.kind].keeping is Keeping.SLOTS:
+                place = (level.id, field(meter))
+                held[place] = held.get(place, 0) + 1
+    return held
+
+
+class Local:
+    """The local books of one gateway. `admissions` counts what it has let in by itself, `fault` is its journal's."""
+
+    def __init__(self, folder: Path, gateway: str, store: Store) -> None:
+        self.admissions = 0
+        self._folder = folder
+        self._gateway = gateway
+        self._store = store
+        self._journal = Journal(folder, gateway)
+        self._written = False
+        self._frozen: dict[str, Frozen] = {}
+
+    @property
+    def fault(self) -> str | None:
+        """Why the journal is not on disk, None while it is."""
+        return self._journal.fault
+
+    def heard(self, organization: str, touched: list[Any], now_us: int) -> None:
+        """Take what the store told of an organization's meters."""
+        frozen = self._frozen.get(organization)
+        if frozen is None:
+            frozen = self._frozen[organization] = Frozen()
+        frozen.heard(touched, now_us)
+        if not self._written:
+            frozen.shares = None
+
+    def ask(self, holding: Holding, claim: Claim) -> int | Rejection | None:
+        """Return when `claim` was admitted (the store's clock, microseconds), or who refuses it.
+
+        None where it is not for us to say: a plan says `deny`, or a meter is not known.
+        """
+        frozen = self._frozen.get(claim.organization)
+        if frozen is None or not holding.live or stance(claim.levels) == "deny":
+            return None
+        now_us = frozen.now_us()
+        outcome = frozen.shared(holding, claim.time_zone).admit(claim, now_us)
+        if not outcome.granted:
+            return _refused(claim, outcome)
+        self.admissions += 1
+        return now_us
+
+    def grow(self, claim: Claim, one: Open, output_tokens: int, money: int) -> Rejection | None:
+        """Take more for an open reservation; None where it is granted. Raises `StoreDown` where we cannot say."""
+        frozen = self._frozen.get(claim.organization)
+        if frozen is None or frozen.shares is None or stance(claim.levels) == "deny":
+            raise StoreDown("the store is away, and what is left is not known here")
+        more = (output_tokens, money)
+        outcome = frozen.shares.grow(claim, *more, admitted_us=one.admitted_us, now_us=frozen.now_us())
+        return None if outcome.granted else _refused(claim, outcome)
+
+    def settled(self, claim: Claim, one: Open, bill: Bill) -> None:
+        """Give back to our share what a call did not use, or take what it used beyond."""
+        frozen = self._frozen.get(claim.organization)
+        if frozen is None or frozen.shares is None:
+            return
+        usage = bill.usage
+        frozen.shares.settle(
+            claim,
+            usage.prompt_tokens - claim.input_tokens,
+            usage.completion_tokens - claim.output_tokens - one.grown_tokens,
+            bill.money - claim.money - one.grown_money,
+            admitted_us=one.admitted_us,
+            now_us=frozen.now_us(),
+        )
+
+    def write(self, operation: Operation) -> None:
+        """Put an operation that the store must learn of on disk."""
+        arguments = wire.Arguments()
+        body = operation.body(arguments)
+        self._journal.append(wire.pack((operation.organization, wire.pack([body]), arguments.values)))
+        self._written = True
+
+    def caught_up(self) -> None:
+        """Drop the shares and the journal: the store has been told everything that is in them."""
+        if self._written:
+            self._written = False
+            for frozen in self._frozen.values():
+                frozen.shares = None
+            clock.spawn(self._drop(), "drop the journal")
+
+    async def _drop(self) -> None:
+        """Drop the journal, unless the store is away again and something was written since."""
+        if not self._written:
+            await self._journal.drop()
+
+    async def start(self) -> None:
+        """Tell the store what former gateways of this folder had no time to tell. Raises `StoreDown`."""
+        for gateway, entries in read_all(self._folder):
+            calls = [Call(*msgpack.decode(entry)) for entry in entries]
+            for first in range(0, len(calls), TOGETHER):
+                page = calls[first : first + TOGETHER]
+                for reply in await self._store.send(*(call.command(gateway) for call in page)):
+                    wire.read(reply)
+            forget(self._folder, gateway)
+
+    async def close(self) -> None:
+        """Write down what is not on disk yet."""
+        await self._journal.close()
+
+
+def _faults(reply: bytes) -> list[str]:
+    """Return what the script says it could not do."""
+    try:
+        return [answer[1] for answer in wire.read(reply).answers if answer[0] == wire.FAILED]
+    except wire.ScriptFailed as error:
+        return [str(error)]
+
+
+def _refused(claim: Claim, outcome: Outcome) -> Rejection | None:
+    level, meter = outcome.level, outcome.meter
+    if outcome.verdict is Verdict.UNKNOWN or level is None or meter is None:
+        return None
+    return refusal(
+        claim,
+        level,
+        meter,
+        retry_after_us=outcome.wait_us if outcome.verdict is Verdict.WAIT else None,
+        too_large=outcome.verdict is Verdict.TOO_LARGE,
+        requests=None,
+        tokens=None,
+        tightest=None,
+    )

@@ -1,0 +1,66 @@
+
+-- Leases -------------------------------------------------------------------------------------------------------------------
+
+local PAGE = '500' -- reservations of a lost gateway that one beat reaps, so that no call holds the store for long
+local PROVISIONAL = text(DAY / 1000) -- milliseconds in which what has expired may still become a settlement
+local LOST = { 'gateway_lost', '' } -- a record's outcome and request id
+
+-- Expire a page of a lost gateway's reservations: charged as last counted, or as reserved. Returns how many there were,
+-- and whether more are left.
+local function reap(other)
+  local key, counts = stem .. ':reservations:' .. other, stem .. ':counts:' .. other
+  local packed = redis.call('GET', counts)
+  local counted = packed and cmsgpack.unpack(packed) or {}
+  local page = redis.call('HSCAN', key, '0', 'COUNT', PAGE)[2]
+  local found, gone, expired = {}, {}, {}
+  for i = 1, #page, 2 do
+    found[page[i]] = unpack_reservation(page[i + 1])
+    plan_of(found[page[i]].plan)
+  end
+  for id, one in pairs(found) do
+    local head = one.head
+    local used = counted[id] or { head[1], head[2], 0, 0, head[3], '' }
+    local plan = replace(one, used)
+    book(other .. '-' .. id, EXPIRED, head[ADMITTED], used, true, plan.account, used[6], LOST)
+    gone[#gone + 1] = id
+    expired[#expired + 1] = id
+    expired[#expired + 1] = cmsgpack.pack({ used[1], used[2], used[3], used[4], used[5], head[ADMITTED], used[6] }) .. one.plan
+  end
+  local kept = stem .. ':expired:' .. other
+  if #gone > 0 then
+    redis.call('HDEL', key, unpack(gone))
+    redis.call('HSET', kept, unpack(expired))
+  end
+  local left = redis.call('HLEN', key) > 0
+  if not left then
+    local last = redis.call('HGET', stem .. ':gateways', other .. '#')
+    if last then -- it may have come back since, and asked for nothing
+      redis.call('HSET', kept, '#', last)
+    end
+    redis.call('HDEL', stem .. ':gateways', other, other .. '#')
+    redis.call('DEL', counts)
+  end
+  redis.call('PEXPIRE', kept, PROVISIONAL)
+  return #gone, left
+end
+
+-- {BEAT, counts, reservations known, lost after us, {gateway: its last call, as the caller has long seen it}}
+--   -> {DONE, {gateway, its last call, ...}, {id of a reservation that the caller may not know, ...}, reaped, more}
+local function beat(operation)
+  local _, argument, known, lost_after, suspects = unpack(operation)
+  redis.call('SET', stem .. ':counts:' .. gateway, ARGV[argument])
+  local reaped, more = 0, false
+  local calls, all = {}, redis.call('HGETALL', stem .. ':gateways')
+  for i = 1, #all, 2 do
+    local other, last = all[i], all[i + 1] -- our own is now
+    if string.sub(other, -1) ~= '#' then
+      calls[#calls + 1], calls[#calls + 2] = other, last
+      if suspects[other] == last and now - tonumber(last) > lost_after then
+        local count, left = reap(other)
+        reaped, more = reaped + count, more or left
+      end
+    end
+  end
+  local ids = redis.call('HLEN', open_key) > known and redis.call('HKEYS', open_key) or {}
+  return { DONE, calls, ids, reaped, more }
+end

@@ -1,0 +1,65 @@
+from types import SimpleNamespace
+
+import pytest
+from litestar.exceptions import HTTPException, ValidationException
+
+from gateway.api.admin_answers import RULES, answer_http, answer_store_down, answer_unexpected, no, noes, wrong
+from gateway.store.door import StoreDown
+
+Asked = SimpleNamespace(method="GET", url=SimpleNamespace(path="/admin/v1/keys"))
+"""A request, as far as an answer looks at it."""
+
+
+def told(answer):
+    """Return (status, error) of an answer."""
+    assert answer.media_type == "application/json"
+    return answer.status_code, answer.content.error
+
+
+@pytest.mark.parametrize("param", RULES)
+def test_a_parameter_at_fault_is_told_by_its_rule_and_not_by_the_validators_words(param):
+    extra = [{"key": param, "message": "Expected `str` matching regex '^[a-z]$'"}]
+    status, error = told(answer_http(Asked, ValidationException("nonsense", extra=extra)))
+    assert (status, error.param, error.code) == (400, param, "invalid_value")
+    assert error.message == f"{param}: {RULES[param]}"
+
+
+def test_what_a_handler_found_wrong_is_told_in_its_words():
+    status, error = told(answer_http(Asked, wrong("plan", "there is no such plan")))
+    assert (status, error.param, error.message) == (400, "plan", "plan: there is no such plan")
+
+
+def test_every_fault_is_told_and_the_first_is_the_param():
+    extra = [{"key": "team", "message": "x"}, {"key": "name", "message": "y"}]
+    _, error = told(answer_http(Asked, ValidationException(extra=extra)))
+    assert error.param == "team"
+    assert error.message == f"team: {RULES['team']}; name: {RULES['name']}"
+
+
+@pytest.mark.parametrize(
+    ("status", "type_"), [(404, "invalid_request_error"), (418, "invalid_request_error"), (500, "server_error")]
+)
+def test_a_refusal_keeps_its_status_and_headers(status, type_):
+    answer = answer_http(Asked, HTTPException("because", status_code=status, headers={"x-why": "1"}))
+    assert told(answer)[0] == status
+    assert told(answer)[1].type == type_
+    assert answer.headers["x-why"] == "1"
+
+
+def test_a_store_that_is_down_is_told_with_what_to_do():
+    status, error = told(answer_store_down(Asked, StoreDown("it sleeps")))
+    assert (status, error.code, error.type) == (503, "store_unavailable", "server_error")
+    assert "it sleeps" in error.message
+    assert "list before you try again" in error.message
+
+
+def test_a_fault_of_ours_is_told_without_its_details():
+    status, error = told(answer_unexpected(Asked, RuntimeError("a secret detail")))
+    assert (status, error.code) == (500, "internal_error")
+    assert "secret" not in error.message
+
+
+def test_answers_that_are_a_no_are_described():
+    assert set(noes("wrong")) == {400, 401, 503}
+    assert noes("wrong")[400].description == "wrong"
+    assert no("gone").description == "gone"
