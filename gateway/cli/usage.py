@@ -72,6 +72,10 @@ def command(
         click.echo(f"{org or 'nobody'} has used nothing from {report.since} to {report.until}")
 
 
+HEADINGS = {"organization": "org", "cached_input_tokens": "cached"}
+"""What a table's narrow columns are called."""
+
+
 def _write(report: _Report) -> None:
     """Write rows as CSV, without their sum, for programs."""
     names = [*report.by, *COLUMNS]
@@ -87,9 +91,10 @@ def _show(report: _Report) -> None:
 
     table = Table(box=None, pad_edge=False, show_footer=True)
     for at, name in enumerate(report.by):
-        table.add_column(name, "" if at else "all", overflow="fold")
+        table.add_column(HEADINGS.get(name, name), "" if at else "all", overflow="fold")
     for name in COLUMNS:
-        table.add_column(name.removesuffix("_tokens").replace("_", " "), _number(report.total[name]), justify="right")
+        heading = HEADINGS.get(name, name.removesuffix("_tokens"))
+        table.add_column(heading, _number(report.total[name]), justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(*(Text(str(row[name]) or "-") for name in report.by), *(_number(row[name]) for name in COLUMNS))
     Console().print(table)

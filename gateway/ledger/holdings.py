@@ -68,6 +68,12 @@ class Holdings:
 
     def __init__(self) -> None:
         self._holdings: dict[str, Holding] = {}
+        self._lost = 0
+
+    @property
+    def lost(self) -> int:
+        """Settlements of reservations that the store had lost, since the start."""
+        return self._lost + sum(holding.lost for holding in self._holdings.values())
 
     def __contains__(self, organization: str) -> bool:
         """Tell whether an organization has a part."""
@@ -86,4 +92,5 @@ class Holdings:
 
     def forget(self, holding: Holding) -> None:
         """Drop a part in which nothing is open."""
+        self._lost += holding.lost
         del self._holdings[holding.organization]

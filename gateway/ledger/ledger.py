@@ -96,9 +96,8 @@ class Ledger:
     @property
     def figures(self) -> Figures:
         """Counts since the start."""
-        lost = sum(holding.lost for holding in self._holdings.all())
         admissions = 0 if self._local is None else self._local.admissions
-        return Figures(self._leases.reaped, lost, self._batches.ring.repeated, admissions)
+        return Figures(self._leases.reaped, self._holdings.lost, self._batches.ring.repeated, admissions)
 
     @property
     def fault(self) -> str | None:

@@ -30,7 +30,7 @@ def rows(text):
 
 async def test_usage_is_a_table_with_sums(sluiceway, books):
     told = rows((await sluiceway("usage", "--org", "acme")).stdout)
-    assert told[0] == ["key", "model", "calls", "input", "cached", "input", "output", "reasoning", "estimated", "usd"]
+    assert told[0] == ["key", "model", "calls", "input", "cached", "output", "reasoning", "estimated", "usd"]
     assert ["key1", "m/[b]large", "2", "34,078", "1,000", "5,600", "12", "78", "1234.567890123"] in told
     assert ["key2", "small", "1", "2", "0", "3", "0", "0", "0.000000001"] in told
     assert ["all", "3", "34,080", "1,000", "5,603", "12", "78", "1234.567890124"] in told

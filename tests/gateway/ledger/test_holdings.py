@@ -33,3 +33,13 @@ def test_an_organization_has_one_part_until_it_is_forgotten():
     assert holdings.all() == [acme]
     holdings.forget(acme)
     assert holdings.all() == []
+
+
+def test_what_was_lost_is_counted_since_the_start_and_not_forgotten_with_its_organization():
+    holdings = Holdings()
+    acme = holdings.get("acme")
+    acme.lost = 2
+    holdings.forget(acme)
+    holdings.get("bolt").lost = 3
+
+    assert holdings.lost == 5
