@@ -58,8 +58,9 @@ class Gateway:
         self.store = store
         instance = clock.token_hex(6)
         self.directory = Directory(store)
-        local = serves_without_store(settings)
-        self.ledger = Ledger(store, instance, journal=settings.store.data_dir / "journal" if local else None)
+        journal = settings.store.data_dir / "journal"
+        local = serves_without_store(settings) or any(journal.glob("*"))  # what lies there is told, whatever plans say
+        self.ledger = Ledger(store, instance, journal=journal if local else None)
         self.upkeep = Upkeep(store, self.ledger, allow_eviction=settings.store.allow_eviction)
         fleet = Fleet()
         for backend in settings.backends:

@@ -63,7 +63,7 @@ RANKS = (
         "growth",
         "attempts",
     ),
-    ("exchange",),
+    ("exchange", "upkeep"),
     ("api",),
     ("app",),
     ("server",),

@@ -23,7 +23,9 @@ def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]],
     async def readyz() -> Response[str]:
         """Say whether calls are taken, and if not, why."""
         why = await ready()
-        return Response(state() if why is None else why, status_code=200 if why is None else 503)
+        return Response(
+            state() if why is None else why, status_code=200 if why is None else 503, media_type="text/plain"
+        )
 
     @get("/metrics", sync_to_thread=False)
     def scrape() -> Response[bytes]:

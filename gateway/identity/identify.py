@@ -1,8 +1,9 @@
 """Who sends these headers: decided in memory, and from the store once a second a key.
 
-Law: no caller is trusted on a record older than `TRUST`, save while the store is away by those plans that say `local`;
-and none is refused for what the store could not say: with the store gone an answer is 503, never 401. What strangers
-cost is bounded: in memory (`STRANGERS_REMEMBERED`) and in questions to the store (`strangers.py`).
+Law: no caller is trusted on a record older than `TRUST`, save while the store is away by those plans that say `local`,
+on one read within `RECENT` before that; and none is refused for what the store could not say: with the store gone an
+answer is 503, never 401. What strangers cost is bounded: in memory (`STRANGERS_REMEMBERED`) and in questions to the
+store (`strangers.py`).
 """
 
 import asyncio
@@ -25,6 +26,10 @@ from policies.shares import stance
 
 TRUST = 1.0
 """Seconds a record is trusted, from before it was read: a revocation is in force everywhere within a second."""
+
+RECENT = 3600.0
+"""Seconds before the store was missed within which a record must have been read to be trusted on: an older one may be
+of a key that was revoked long since."""
 
 KEYS_REMEMBERED = 100_000
 """Records kept, about 100 MB; the one read longest ago goes first."""
@@ -50,7 +55,9 @@ UNKNOWN = Rejection(
     Reason.BAD_KEY, "No such API key. It is well formed, but this gateway's operator never gave it out."
 )
 STORE_DOWN = Rejection(
-    Reason.STORE_DOWN, "API keys cannot be checked now, because the key store does not answer. Try again shortly."
+    Reason.STORE_DOWN,
+    "API keys cannot be checked now, because the key store does not answer. Try again shortly.",
+    retry_after_us=1_000_000,
 )
 CROWDED = Rejection(
     Reason.OVERLOADED,
@@ -60,10 +67,11 @@ CROWDED = Rejection(
 
 
 class _Known(Struct, frozen=True):
-    """A key's digest, what its holder gets, and until when (monotonic seconds) that may be trusted."""
+    """A key's digest, what its holder gets, when that was read and until when it is trusted (monotonic seconds)."""
 
     digest: bytes
     outcome: Principal | Rejection
+    read: float
     until: float
 
     def judge(self, credential: bytes) -> Principal | Rejection:
@@ -89,6 +97,7 @@ class Identities:
         self._now = now
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
+        self._missed: float | None = None  # since when the store does not answer us
         self._strangers = Strangers(directory)
         self._reading: dict[bytes, asyncio.Task[_Known | Rejection]] = {}
 
@@ -135,19 +144,23 @@ class Identities:
             record = await self._directory.get(name)
         except StoreDown:
             return self._still(key_id, asked)
+        self._missed = None
         if record is None:
             return self._forget(key_id)
         outcome = principal(record, self._plans, self._organizations, self._when_down)
-        known = _Known(record.digest, outcome, asked + TRUST)
+        known = _Known(record.digest, outcome, asked, asked + TRUST)
         _remember(self._known, key_id, known, KEYS_REMEMBERED)
         return known
 
     def _still(self, key_id: bytes, asked: float) -> _Known | Rejection:
         """Trust an old record a little longer, if its holder's plans are kept while the store is away."""
+        missed = self._missed = asked if self._missed is None else self._missed
         known = self._known.get(key_id)
-        if known is None or isinstance(known.outcome, Rejection) or stance(known.outcome.levels) == "deny":
+        if known is None or isinstance(known.outcome, Rejection) or known.read < missed - RECENT:
             return STORE_DOWN
-        renewed = self._known[key_id] = _Known(known.digest, known.outcome, asked + TRUST)
+        if stance(known.outcome.levels) == "deny":
+            return STORE_DOWN
+        renewed = self._known[key_id] = _Known(known.digest, known.outcome, known.read, asked + TRUST)
         return renewed
 
     def _forget(self, key_id: bytes) -> Rejection:

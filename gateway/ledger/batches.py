@@ -8,17 +8,16 @@ it goes before whatever came after it, so that this gateway's next call finds th
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
 from gateway import clock
 from gateway.ledger import wire
 from gateway.ledger.contact import Contact
-from gateway.ledger.queues import MOST_OPERATIONS, Operation, Queue
+from gateway.ledger.queues import MOST_OPERATIONS, BooksBroken, Operation, Queue
 from gateway.ledger.ring import Call, Ring
 from gateway.store.door import NoScriptError, Store, StoreDown
 
@@ -36,29 +35,28 @@ LINGER = 0.01
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 """Seconds after which what was lost is sent again; doubled each time."""
 
-Heard = Callable[[str, list[Any], int], None]
-"""Takes an organization, what is used of its meters that were touched (as `wire.Reply`), and the store's clock."""
+
+class Watch(Protocol):
+    """Whoever must know how the store fares, to decide without it."""
+
+    def heard(self, organization: str, touched: list[Any], now_us: int) -> None:
+        """Take what is used of meters that were touched (as `wire.Reply`), and the store's clock."""
+
+    def write(self, operation: Operation) -> None:
+        """Put an operation on disk that the store has not been told of."""
+
+    def caught_up(self) -> None:
+        """Learn that the store has been told everything."""
 
 
 class Batches:
-    """The one way of the ledger's operations to the store.
+    """The one way of the ledger's operations to the store; `watch`: who decides without it, None where nobody does."""
 
-    `heard`: who wants to know what is used. `caught_up` is called when nothing is left to be sent again.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        gateway: str,
-        contact: Contact,
-        heard: Heard | None = None,
-        caught_up: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, gateway: str, contact: Contact, watch: Watch | None = None) -> None:
         self.ring = Ring(store, gateway)
         self._store = store
         self._gateway = gateway
         self._contact = contact
-        self._heard = heard
         self._queues: dict[str, Queue] = {}
         self._asked: dict[str, int] = {}
         self._lost: deque[Operation] = deque()
@@ -66,7 +64,7 @@ class Batches:
         self._retry_after = FIRST_RETRY
         self._flushing: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        self._caught_up = caught_up
+        self._watch = watch
         self._idle = asyncio.Event()
         self._idle.set()
         store.on_return(self._try_again)
@@ -94,6 +92,7 @@ class Batches:
 
     def tell(self, operation: Operation) -> None:
         """Send `operation` before anything that is submitted later, as soon as the store can take it."""
+        self._kept([operation])
         self._lost.append(operation)
         self._idle.clear()
         if self._store.down is None:
@@ -124,16 +123,19 @@ class Batches:
                     await self._look()
                 elif self._due:
                     await self._send(self._take_lost(), again=True)
-                elif self._lost and any(operation.ordered for operation in self._lost):
-                    self._store_down([], StoreDown("what was admitted without the store is not told yet"), again=False)
+                elif behind := {one.organization for one in self._lost if one.ordered} & self._queues.keys():
+                    for organization in behind:
+                        queue = self._queues.pop(organization)
+                        error = StoreDown("what was admitted without the store is not told yet")
+                        self._fail([*queue.patient, *queue.urgent], error)
                 else:
                     await self._send(self._take())
         finally:
             self._flushing = None
             if not self._lost:
                 self._idle.set()
-                if self._caught_up is not None:
-                    self._caught_up()
+                if self._watch is not None:
+                    self._watch.caught_up()
 
     @property
     def _due(self) -> bool:
@@ -175,7 +177,7 @@ class Batches:
         ready = [one for operations in batches for one in self._written(operations)]
         if not ready:
             return
-        touched = self._heard is not None
+        touched = self._watch is not None
         try:
             asked = self._asked
             commands = [
@@ -189,8 +191,11 @@ class Batches:
         self._contact.made(now)
         if not self._lost:
             self._retry_after = FIRST_RETRY
+        undone: list[Operation] = []
         for (operations, call), reply in zip(ready, replies, strict=True):
-            self._deliver(operations, call, reply, now)
+            if not self._deliver(operations, call, reply, now):
+                undone += operations
+        self._lost.extendleft(reversed(undone))
 
     def _written(self, operations: list[Operation]) -> list[tuple[list[Operation], Call]]:
         """Write a call of the script, or more where it is too long; what cannot be written fails alone and for good."""
@@ -217,34 +222,31 @@ class Batches:
             await self.load()
             return await self._store.send(*commands)
 
-    def _deliver(self, operations: list[Operation], call: Call, packed: bytes, now: float) -> None:
+    def _deliver(self, operations: list[Operation], call: Call, packed: bytes, now: float) -> bool:
+        """Give everybody their answers; False where the store did nothing, since it is behind."""
         try:
             reply = wire.read(packed)
         except wire.StoreBehindError:
-            self._behind(operations, call.organization)
-            return
+            log.warning("the store has lost what it acknowledged: it is told again", organization=call.organization)
+            self._asked[call.organization] = 0
+            self.ring.suspect()
+            return False
         except wire.ScriptFailed as error:
-            self._fail(operations, StoreDown(f"the ledger's script failed: {error}"))
-            return
+            self._fail(operations, BooksBroken(f"the ledger's script failed: {error}"))
+            return True
         self._asked[call.organization] = reply.asked
         self.ring.keep(now, call, packed)
-        if self._heard is not None:
-            self._heard(call.organization, reply.touched, reply.now_us)
+        if self._watch is not None:
+            self._watch.heard(call.organization, reply.touched, reply.now_us)
         for operation, answer in zip(operations, reply.answers, strict=True):
             if answer[0] == wire.FAILED:
-                self._fail([operation], StoreDown(f"the ledger's script failed: {answer[1]}"))
+                self._fail([operation], BooksBroken(f"the ledger's script failed: {answer[1]}"))
                 continue
             try:
                 operation.answered(answer, reply.now_us)
             except Exception:  # the others wait for theirs
                 log.exception("an answer of the store could not be taken", organization=call.organization)
-
-    def _behind(self, operations: list[Operation], organization: str) -> None:
-        """Have the store told again what it has lost, and then these, of which it has done nothing."""
-        log.warning("the store has lost what it had acknowledged: it is told again", organization=organization)
-        self._asked[organization] = 0
-        self.ring.suspect()
-        self._lost.extendleft(reversed(operations))
+        return True
 
     def _store_down(self, batches: list[list[Operation]], error: StoreDown, *, again: bool) -> None:
         """Fail what was in flight and whoever waits behind it: they would only wait for the same silence."""
@@ -262,12 +264,20 @@ class Batches:
         lost = [operation for operation in operations if operation.failed(error)]
         if not lost:
             return
+        self._kept(lost)
         if first:
             self._lost.extendleft(reversed(lost))
         else:
             self._lost.extend(lost)
         self._idle.clear()
         self._later()
+
+    def _kept(self, operations: list[Operation]) -> None:
+        """Have what is lost for now on disk, once."""
+        for operation in operations:
+            if self._watch is not None and not operation.kept:
+                operation.kept = True
+                self._watch.write(operation)
 
     def _later(self) -> None:
         """Send what was lost again after a while, unless that is to be done already."""

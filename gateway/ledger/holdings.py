@@ -69,6 +69,7 @@ class Holdings:
     def __init__(self) -> None:
         self._holdings: dict[str, Holding] = {}
         self._lost = 0
+        self._live: dict[str, int] = {}
 
     @property
     def lost(self) -> int:
@@ -84,6 +85,7 @@ class Holdings:
         holding = self._holdings.get(organization)
         if holding is None:
             holding = self._holdings[organization] = Holding(organization)
+            holding.live = self._live.get(organization, 0)
         return holding
 
     def all(self) -> list[Holding]:
@@ -93,4 +95,5 @@ class Holdings:
     def forget(self, holding: Holding) -> None:
         """Drop a part in which nothing is open."""
         self._lost += holding.lost
+        self._live[holding.organization] = holding.live
         del self._holdings[holding.organization]

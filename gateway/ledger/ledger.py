@@ -21,6 +21,7 @@ from gateway.ledger.leases import Leases
 from gateway.ledger.local import Local, Told
 from gateway.ledger.operations import Admission, Growth, OtherPeriod, Settlement
 from gateway.ledger.plans import Packed, Plans
+from gateway.ledger.queues import BooksBroken
 from gateway.store.door import Store, StoreDown
 from policies.domain import Bill, Claim, Reservation
 from policies.rejections import Rejection
@@ -76,8 +77,7 @@ class Ledger:
         self._holdings = Holdings()
         self._local = None if journal is None else Local(journal, gateway_id, store)
         contact = Contact(gap=2 * heartbeat)
-        heard, caught_up = (None, None) if self._local is None else (self._local.heard, self._local.caught_up)
-        self._batches = Batches(store, gateway_id, contact, heard, caught_up)
+        self._batches = Batches(store, gateway_id, contact, self._local)
         self._leases = Leases(
             self._holdings, self._batches, contact, self._release, every=heartbeat, lost_after=lost_after
         )
@@ -140,8 +140,8 @@ class Ledger:
                 return await self._ask(claim, packed)
             except OtherPeriod as other:
                 return await self._ask(claim, self._plans.pack(claim, other.now_us))
-        except StoreDown:
-            answer = self._admit_locally(claim, packed)
+        except StoreDown as error:
+            answer = None if isinstance(error, BooksBroken) else self._admit_locally(claim, packed)
             if answer is None:
                 raise
             return answer
@@ -175,7 +175,6 @@ class Ledger:
         id_ = f"{next(self._ids):x}"
         holding.open[id_] = Open(packed, answer)
         told = Told(id_, claim, packed, answer)
-        self._local.write(told)
         self._batches.tell(told)
         return Reservation(f"{self._gateway}-{id_}", claim)
 
@@ -190,9 +189,8 @@ class Ledger:
         if one is None:
             return
         settlement = Settlement(id_, bill, holding)
-        if self._local is not None and self._store.down is not None:
+        if self._local is not None:
             self._local.settled(reservation.claim, one, bill)
-            self._local.write(settlement)
         self._batches.submit(settlement)
 
     def follow(self, reservation: Reservation, so_far: Callable[[], Bill]) -> None:
@@ -207,7 +205,8 @@ class Ledger:
         One that is not open any more needs none. Raises `StoreDown` as `admit` does.
         """
         id_ = self._number(reservation)
-        one = self._holdings.get(reservation.claim.organization).open.get(id_)
+        holding = self._holdings.get(reservation.claim.organization)
+        one = holding.open.get(id_)
         if one is None:
             return None
         growth = Growth(id_, reservation.claim, one, output_tokens, money)
@@ -217,7 +216,7 @@ class Ledger:
         except StoreDown:
             if self._local is None:
                 raise
-            refused = self._local.grow(reservation.claim, one, output_tokens, money)
+            refused = self._local.grow(holding, reservation.claim, one, output_tokens, money)
         if refused is None:
             one.grown_tokens += output_tokens
             one.grown_money += money

@@ -5,6 +5,7 @@ what was never touched, or belongs to a plan that says `deny`, is not served. Wh
 waits for the store in memory and lies on disk as well, so that neither its return nor our end loses any of it.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -110,6 +111,7 @@ class Local:
         self._store = store
         self._journal = Journal(folder, gateway)
         self._written = False
+        self._dropping: asyncio.Task[None] | None = None
         self._frozen: dict[str, Frozen] = {}
 
     @property
@@ -141,13 +143,14 @@ class Local:
         self.admissions += 1
         return now_us
 
-    def grow(self, claim: Claim, one: Open, output_tokens: int, money: int) -> Rejection | None:
+    def grow(self, holding: Holding, claim: Claim, one: Open, output_tokens: int, money: int) -> Rejection | None:
         """Take more for an open reservation; None where it is granted. Raises `StoreDown` where we cannot say."""
         frozen = self._frozen.get(claim.organization)
-        if frozen is None or frozen.shares is None or stance(claim.levels) == "deny":
+        if frozen is None or not holding.live or stance(claim.levels) == "deny":
             raise StoreDown("the store is away, and what is left is not known here")
         more = (output_tokens, money)
-        outcome = frozen.shares.grow(claim, *more, admitted_us=one.admitted_us, now_us=frozen.now_us())
+        shares = frozen.shared(holding, claim.time_zone)
+        outcome = shares.grow(claim, *more, admitted_us=one.admitted_us, now_us=frozen.now_us())
         return None if outcome.granted else _refused(claim, outcome)
 
     def settled(self, claim: Claim, one: Open, bill: Bill) -> None:
@@ -178,7 +181,7 @@ class Local:
             self._written = False
             for frozen in self._frozen.values():
                 frozen.shares = None
-            clock.spawn(self._drop(), "drop the journal")
+            self._dropping = clock.spawn(self._drop(), "drop the journal")
 
     async def _drop(self) -> None:
         """Drop the journal, unless the store is away again and something was written since."""
@@ -186,17 +189,25 @@ class Local:
             await self._journal.drop()
 
     async def start(self) -> None:
-        """Tell the store what former gateways of this folder had no time to tell. Raises `StoreDown`."""
+        """Tell the store what former gateways of this folder had no time to tell. Raises `StoreDown`.
+
+        A journal that the script cannot take whole stays for the next start: twice told, the rest of it counts once.
+        """
         for gateway, entries in read_all(self._folder):
-            calls = [Call(*msgpack.decode(entry)) for entry in entries]
-            for first in range(0, len(calls), TOGETHER):
-                page = calls[first : first + TOGETHER]
-                for reply in await self._store.send(*(call.command(gateway) for call in page)):
-                    wire.read(reply)
-            forget(self._folder, gateway)
+            faults: set[str] = set()
+            for first in range(0, len(entries), TOGETHER):
+                calls = [Call(*msgpack.decode(entry)) for entry in entries[first : first + TOGETHER]]
+                for reply in await self._store.send(*(call.command(gateway) for call in calls)):
+                    faults.update(_faults(reply))
+            if faults:
+                log.error("a journal cannot be told to the store, and is kept", gateway=gateway, why=sorted(faults))
+            else:
+                forget(self._folder, gateway)
 
     async def close(self) -> None:
-        """Write down what is not on disk yet."""
+        """Write down what is not on disk yet, and leave nothing there that the store has been told."""
+        if self._dropping is not None:
+            await self._dropping
         await self._journal.close()
 
 

@@ -108,7 +108,7 @@ class Admission(Operation):
         """Tell the caller, and give back what may have been granted."""
         if self.sent:
             self._release(self.organization, self._id)
-        _tell(self.outcome, StoreDown(*error.args))
+        _tell(self.outcome, type(error)(*error.args))
         return False
 
 
@@ -141,7 +141,7 @@ class Growth(Operation):
 
     def failed(self, error: StoreDown) -> bool:
         """Tell the caller."""
-        _tell(self.outcome, StoreDown(*error.args))
+        _tell(self.outcome, type(error)(*error.args))
         return False
 
 

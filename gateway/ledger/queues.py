@@ -16,6 +16,10 @@ PATIENT_SHARE = MOST_OPERATIONS // 2
 """Places of those that settlements may take when more wait than fit: fewer, and they would never catch up."""
 
 
+class BooksBroken(StoreDown):
+    """The store is there, and its script cannot read one organization's books."""
+
+
 class Operation(ABC):
     """One operation on one organization's books, from its submission to its answer."""
 
@@ -27,7 +31,7 @@ class Operation(ABC):
 
     def __init__(self, organization: str) -> None:
         self.organization = organization
-        self.sent = False
+        self.sent = self.kept = False
 
     def wanted(self) -> bool:
         """Tell whether it still makes sense to send it."""

@@ -282,7 +282,7 @@ async def test_what_is_older_than_the_ring_and_lost_is_counted(restartable, heal
     await ledger.admit(claim())
     size = restartable.written()
     reservation = await ledger.admit(asked)
-    monkeypatch.setattr("gateway.ledger.ring.KEPT", 0.0)
+    monkeypatch.setattr("gateway.ledger.ring.STALE", 0.0)
 
     restartable.kill()
     with pytest.raises(StoreDown):

@@ -1,4 +1,13 @@
-from tests.gateway.harness import running
+import os
+import signal
+
+import pytest
+from msgspec.structs import replace
+
+from gateway.app import serves_without_store
+from gateway.config.settings import STANDARD, StoreSettings
+from gateway.store.preconditions import UnfitStore
+from tests.gateway.harness import eventually, running, settings
 from tests.parts.scripted import ScriptedServer
 
 
@@ -59,3 +68,54 @@ async def test_every_error_has_the_headers_of_every_answer(gateway):
     for answer in (await gateway.client.get("/nope"), await gateway.client.get("/v1/chat/completions")):
         assert answer.headers["x-sluiceway-config"] == "0123456789ab"
         assert answer.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("store", "plans", "local"),
+    [
+        ("deny", ["deny", None], False),
+        ("deny", ["deny", "local"], True),
+        ("local", ["deny", None], True),
+        ("local", [], True),
+        ("deny", [], False),
+    ],
+)
+def test_a_gateway_keeps_a_journal_where_any_plan_is_served_without_the_store(tmp_path, store, plans, local):
+    """Callers without a plan have the store's stance."""
+    stances = {str(i): replace(STANDARD, when_down=stance) for i, stance in enumerate(plans)}
+    made = settings(tmp_path, {}, plans=stances, store=StoreSettings("embedded", tmp_path, when_down=store))
+
+    assert serves_without_store(made) is local
+
+
+async def test_a_gateway_starts_on_no_store_that_is_not_fit(tmp_path, first, monkeypatch):
+    """And nothing of it is left running."""
+    monkeypatch.setattr("gateway.store.preconditions.OLDEST_VALKEY", (99, 0))
+    with pytest.raises(UnfitStore, match="which is too old"):
+        async with running(tmp_path, {"a": first}):
+            pass
+    monkeypatch.undo()
+
+    async with running(tmp_path, {"a": first}) as gateway:
+        assert (await gateway.ask()).status_code == 200
+
+
+async def test_calls_go_on_without_the_store_and_the_metrics_say_so(tmp_path, first):
+    """Everything is booked on its return."""
+    store = StoreSettings("embedded", tmp_path / "data", when_down="local")
+    async with running(tmp_path, {"a": first}, store=store) as gateway:
+        assert (await gateway.ask()).status_code == 200
+        (info,) = await gateway.gateway.store.send(("INFO", "server"))
+        os.kill(info["process_id"], signal.SIGSTOP)
+        try:
+            answers = [await gateway.ask() for _ in range(5)]
+            figures = [gateway.metric(name) for name in ("sluiceway_store_down", "sluiceway_ledger_local")]
+        finally:
+            os.kill(info["process_id"], signal.SIGCONT)
+
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert figures == [1, 5]
+        await eventually(lambda: gateway.gateway.store.down is None)
+        await eventually(lambda: gateway.gateway.ledger.open_reservations == 0)
+        assert sum(row.requests for row in await gateway.usage()) == 6
+        assert gateway.metric("sluiceway_store_down") == 0

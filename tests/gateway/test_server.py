@@ -5,11 +5,13 @@ import stat
 from ipaddress import ip_network
 
 import httpx
+import msgspec
 import pytest
 from openai import AsyncOpenAI
 
 from gateway import server
-from gateway.config.settings import Limits, Listen, Tls
+from gateway.config.settings import STANDARD, Limits, Listen, StoreSettings, Tls
+from gateway.store.door import StoreDown
 from tests.gateway.harness import ASK, eventually, running, settings
 from tests.parts.scripted import Bytes, Hang, Pause, sse
 
@@ -79,6 +81,46 @@ async def test_readiness_asks_the_store(gateway):
     gateway.gateway.store._client = type(gateway.gateway.store)("unix:///nowhere")._client
 
     assert "cannot be reached" in await gateway.running.ready()
+
+
+async def away(gateway):
+    """Put the store out of reach for good, and let the gateway find out."""
+    await gateway.gateway.store._client.close()
+    gateway.gateway.store._client = type(gateway.gateway.store)("unix:///nowhere")._client
+    with pytest.raises(StoreDown):
+        await gateway.gateway.store.send(("PING",))
+
+
+@pytest.mark.parametrize("where", ["store", "plan"])
+async def test_a_gateway_that_serves_without_its_store_is_ready_and_says_how(tmp_path, first, where):
+    """Whether it is the store's stance or that of one plan."""
+    stances = {"store": ("local", None), "plan": ("deny", "local")}[where]
+    store = StoreSettings("embedded", tmp_path / "data", when_down=stances[0])
+    plans = {"standard": STANDARD, "other": msgspec.structs.replace(STANDARD, name="other", when_down=stances[1])}
+    async with running(tmp_path, {"a": first}, store=store, plans=plans) as gateway:
+        assert (await gateway.running.ready(), gateway.running.state()) == (None, "ok")
+        await away(gateway)
+
+        assert await gateway.running.ready() is None
+        assert gateway.running.state().startswith("ok, but for 0 s without the store (the store cannot be reached")
+        assert "on disk" not in gateway.running.state()
+        gateway.gateway.ledger._local._journal.fault = "No space left on device"
+        assert gateway.running.state().endswith("what is admitted is not on disk (No space left on device)")
+
+
+async def test_a_gateway_whose_store_is_away_is_not_ready_where_no_plan_says_local(tmp_path, first):
+    """Be that the stance of the plans, or of the store."""
+    async with running(tmp_path, {"a": first}) as gateway:
+        await away(gateway)
+
+        assert "cannot be reached" in await gateway.running.ready()
+
+
+async def test_a_store_that_became_unfit_is_why_a_gateway_is_not_ready(gateway):
+    """In the words of what is wrong."""
+    gateway.gateway.upkeep.unfit = "it forgets what it was told"
+
+    assert await gateway.running.ready() == "it forgets what it was told"
 
 
 def test_an_admin_key_that_was_never_written_is_made_anew(tmp_path):

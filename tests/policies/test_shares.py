@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from policies.domain import Claim, Level, Meter, MeterKind
 from policies.meters import HOUR_US, MINUTE_US, SECOND_US, SORTS, Keeping, Measure, amount, field
-from policies.shares import AGAIN_US, Known, Shares, Verdict
+from policies.shares import AGAIN_US, Known, Shares, Verdict, stance
 
 K = MeterKind
 DAY_US = 24 * HOUR_US
@@ -307,3 +307,27 @@ def test_slots_of_all_gateways_together_are_no_more_than_the_limit_or_one_each(l
     slots = meter(K.CONCURRENT_REQUESTS, limit)
 
     assert live * admitted(shares(slots, live=live), claim(slots)) <= max(limit, live)
+
+
+LIMITED = (Meter(MeterKind.TOKENS_IN_ALL, 5, 5),)
+
+
+def stanced(*levels):
+    return stance(tuple(Level("key", f"k{i}", meters, when_down=down) for i, (down, meters) in enumerate(levels)))
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ([("local", LIMITED), ("local", LIMITED)], "local"),
+        ([("local", LIMITED), ("deny", LIMITED)], "deny"),
+        ([("deny", LIMITED), ("local", LIMITED)], "deny"),
+        ([("local", LIMITED), ("deny", ())], "local"),  # it limits nothing, so it denies nothing
+        ([("local", ()), ("deny", LIMITED)], "deny"),
+        ([("local", ()), ("local", ())], "local"),
+        ([("local", ()), ("deny", ())], "deny"),
+        ([], "local"),
+    ],
+)
+def test_one_level_with_meters_that_says_deny_denies(levels, expected):
+    assert stanced(*levels) == expected

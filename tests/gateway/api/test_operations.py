@@ -1,4 +1,8 @@
 import httpx
+from litestar.testing import AsyncTestClient
+
+from gateway.api.operations import operations_app
+from gateway.metrics import Metrics
 
 
 async def test_liveness_readiness_and_metrics_have_an_address_of_their_own(gateway):
@@ -20,3 +24,20 @@ async def test_a_gateway_without_models_is_not_ready(gateway):
 
     assert answer.status_code == 503
     assert "no backend lists a model" in answer.text
+
+
+async def test_readiness_tells_under_which_conditions_calls_are_taken():
+    """A gateway that serves without its store is ready, and says in words what that means."""
+    why, how = None, "ok, but for 3 s without the store"
+
+    async def ready():
+        return why
+
+    async with AsyncTestClient(operations_app(Metrics(), ready, lambda: how)) as operator:
+        answer = await operator.get("/readyz")
+        why = "stopping"
+        refused = await operator.get("/readyz")
+
+    assert (answer.status_code, answer.text) == (200, how)
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert (refused.status_code, refused.text) == (503, "stopping")

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from gateway import clock
 from gateway.config.settings import STANDARD, Organization
@@ -288,6 +289,7 @@ async def test_with_the_store_gone_nobody_is_called_an_impostor(tmp_path, key, d
         rejection = await identities.identify(bearer(caller))
         assert rejection.reason is Reason.STORE_DOWN
         assert rejection.shape.status == 503
+        assert rejection.retry_after_us == 1_000_000
     assert not identities._unknown
     await gone.close()
 
@@ -308,3 +310,87 @@ async def test_no_rejection_holds_the_key(identities, directory, key, time):
     for caller in (key, unknown, forged(key), key[:-1]):
         rejection = await identities.identify(bearer(caller))
         assert caller[16:30] not in rejection.message
+
+
+LOCAL = {"standard": replace(STANDARD, when_down="local")}
+LOCAL_ORGANIZATIONS = {"acme": Organization(plan=LOCAL["standard"], teams={})}
+
+
+@pytest.fixture
+async def gone(tmp_path):
+    store = Store(f"unix://{tmp_path}/nothing")
+    yield store
+    await store.close()
+
+
+async def test_an_old_record_is_trusted_on_while_the_store_is_away_where_the_plans_say_local(
+    key, directory, store, gone, time
+):
+    """For as long as that takes; when it is back, the next second's record counts."""
+    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
+    principal = await identities.identify(bearer(key))
+    directory._store = gone
+    for _ in range(100):
+        time.now += TRUST
+        assert identities.cached(bearer(key)) is None
+        assert await identities.identify(bearer(key)) is principal
+        time.now += TRUST / 2
+        assert identities.cached(bearer(key)) is principal  # the store is asked once a second, not once a call
+    assert (await identities.identify(bearer(forged(key)))).reason is Reason.BAD_KEY
+
+    directory._store = store
+    await directory.revoke(key[3:15])
+    time.now += TRUST
+    assert (await identities.identify(bearer(key))).reason is Reason.BAD_KEY
+
+
+async def test_a_key_that_was_never_seen_is_not_trusted_while_the_store_is_away(key, directory, gone, time):
+    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
+    directory._store = gone
+
+    for caller in (key, new_key()[1]):
+        assert (await identities.identify(bearer(caller))).reason is Reason.STORE_DOWN
+
+
+async def test_a_key_that_was_revoked_is_refused_as_before_but_not_on_an_old_record(key, directory, gone, time):
+    """What was no good may be good by now: 503, never 401."""
+    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
+    await directory.revoke(key[3:15])
+    assert (await identities.identify(bearer(key))).reason is Reason.BAD_KEY
+    directory._store = gone
+    time.now += max(TRUST, STRANGER_TRUST)
+
+    assert (await identities.identify(bearer(key))).reason is Reason.STORE_DOWN
+
+
+@pytest.mark.parametrize(
+    ("plan", "stance", "reason"),
+    [
+        (None, "deny", Reason.STORE_DOWN),
+        (None, "local", None),
+        ("deny", "local", Reason.STORE_DOWN),
+        ("local", "deny", None),
+    ],
+)
+async def test_the_plans_stance_goes_before_the_stores(key, directory, gone, plan, stance, reason):  # noqa: PLR0917 - three are of the table
+    plans, time = {"standard": replace(STANDARD, when_down=plan)}, Time()
+    organizations = {"acme": Organization(plan=plans["standard"], teams={})}
+    identities = Identities(directory, plans, organizations, when_down=stance, now=time)
+    await identities.identify(bearer(key))
+    directory._store = gone
+    time.now += TRUST
+
+    assert getattr(await identities.identify(bearer(key)), "reason", None) is reason
+
+
+async def test_a_key_that_was_revoked_long_before_the_store_went_is_not_trusted_on_its_old_record(
+    key, directory, store, gone, time
+):
+    """Nobody has called with it here since, so nobody has looked."""
+    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
+    assert isinstance(await identities.identify(bearer(key)), Principal)
+    await directory.revoke(key[3:15])
+    time.now += 3 * 24 * 3600
+    directory._store = gone
+
+    assert (await identities.identify(bearer(key))).reason is Reason.STORE_DOWN

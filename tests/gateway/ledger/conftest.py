@@ -4,8 +4,11 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from gateway.ledger import wire
+from gateway.ledger import batches, wire
+from gateway.ledger.batches import Batches
+from gateway.ledger.contact import Contact
 from gateway.store.embedded import embedded
+from tests.gateway.ledger.support import ScriptedStore
 
 _organizations = count()
 
@@ -28,3 +31,19 @@ def redis(store_url):
 @pytest.fixture
 def organization():
     return f"org{next(_organizations)}"
+
+
+@pytest.fixture
+async def store():
+    return ScriptedStore()
+
+
+@pytest.fixture
+async def contact():
+    return Contact(gap=10.0)
+
+
+@pytest.fixture
+async def line(store, contact, monkeypatch):
+    monkeypatch.setattr(batches, "FIRST_RETRY", 0.01)
+    return Batches(store, "g1", contact)

@@ -123,3 +123,37 @@ class Noted(Operation):
 
 DOWN = StoreDown("away")
 FORGOTTEN = NoScriptError("NOSCRIPT")
+
+
+O = "sw:{o}"  # noqa: E741 - the stem of an organization called o
+
+
+class Watch:
+    """Notes what it is told."""
+
+    def __init__(self, store):
+        self._store = store
+        self.told = []
+        self.written = []
+        self.caught_up_after = []
+
+    def heard(self, *told):
+        self.told.append(told)
+
+    def write(self, operation):
+        self.written.append(operation)
+
+    def caught_up(self):
+        self.caught_up_after.append(len(self._store.flushes))
+
+
+def submit(line, *names, **options):
+    operations = [Noted(name, **options) for name in names]
+    for operation in operations:
+        line.submit(operation)
+    return operations
+
+
+def kept(line, *names, **options):
+    """Submit what is sent until it is done."""
+    return submit(line, *names, urgent=False, again=True, **options)

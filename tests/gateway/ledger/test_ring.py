@@ -7,7 +7,7 @@ from gateway.ledger import wire
 from gateway.ledger.batches import Batches
 from gateway.ledger.contact import Contact
 from gateway.ledger.plans import pack
-from gateway.ledger.ring import KEPT, TOGETHER, Call, Ring
+from gateway.ledger.ring import KEPT, STALE, TOGETHER, Call, Ring
 from gateway.store.door import StoreDown
 from policies.domain import Bill, Claim, Level, Meter, MeterKind, Usage
 from tests.gateway.ledger.support import DOWN, FORGOTTEN, GRANTED, Noted, ScriptedStore
@@ -141,17 +141,21 @@ async def test_one_changed_server_of_a_cluster_is_enough(store):
     assert ring.repeated == 1
 
 
-async def test_only_the_calls_of_the_last_ten_seconds_are_told_and_kept(ring, store, monkeypatch):
+@pytest.mark.parametrize(("away", "told"), [(7, range(89, 100)), (3600, range(89, 100)), (STALE + 1, ())])
+async def test_the_last_ten_seconds_before_it_went_are_told_however_long_it_was_away(
+    ring, store, monkeypatch, away, told
+):
+    """Up to a time after which the store may not know any more what is done with."""
     now = 1000.0
     for i in range(100):
         keep(ring, settle(f"{i:x}"), answers=[[wire.DONE]], at=now + i)
     assert len(ring._calls) == KEPT + 1
 
-    monkeypatch.setattr(module.clock, "monotonic", lambda: now + 99 + 7)
+    monkeypatch.setattr(module.clock, "monotonic", lambda: now + 99 + away)
     store.change(**{"store:6379": "second"})
     await ring.tell_again()
 
-    assert [body[1] for _, bodies in store.flushes[0] for body in bodies] == [f"{i:x}" for i in (96, 97, 98, 99)]
+    assert [body[1] for calls in store.flushes for _, bodies in calls for body in bodies] == [f"{i:x}" for i in told]
 
 
 async def test_many_calls_go_in_several_round_trips(ring, store):
