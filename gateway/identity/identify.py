@@ -16,7 +16,7 @@ from msgspec import Struct
 from gateway import clock
 from gateway.config.settings import Organization
 from gateway.identity import keys
-from gateway.identity.directory import Directory
+from gateway.identity.directory import Directory, KeyRecord
 from gateway.identity.principals import principal
 from gateway.identity.strangers import RATE, Strangers
 from gateway.store.door import StoreDown
@@ -67,15 +67,15 @@ CROWDED = Rejection(
 
 
 class _Known(Struct, frozen=True):
-    """A key's digest, what its holder gets, when that was read and until when it is trusted (monotonic seconds)."""
+    """A key's record, what its holder gets, when that was read and until when it is trusted (monotonic seconds)."""
 
-    digest: bytes
+    record: KeyRecord
     outcome: Principal | Rejection
     read: float
     until: float
 
     def judge(self, credential: bytes) -> Principal | Rejection:
-        return self.outcome if hmac.compare_digest(keys.digest(credential), self.digest) else UNKNOWN
+        return self.outcome if hmac.compare_digest(keys.digest(credential), self.record.digest) else UNKNOWN
 
 
 class Identities:
@@ -147,8 +147,12 @@ class Identities:
         self._missed = None
         if record is None:
             return self._forget(key_id)
-        outcome = principal(record, self._plans, self._organizations, self._when_down)
-        known = _Known(record.digest, outcome, asked, asked + TRUST)
+        last = self._known.get(key_id)
+        if last is not None and last.record == record:
+            outcome = last.outcome  # the same object, for which the ledger has packed the meters
+        else:
+            outcome = principal(record, self._plans, self._organizations, self._when_down)
+        known = _Known(record, outcome, asked, asked + TRUST)
         _remember(self._known, key_id, known, KEYS_REMEMBERED)
         return known
 
@@ -160,7 +164,7 @@ class Identities:
             return STORE_DOWN
         if stance(known.outcome.levels) == "deny":
             return STORE_DOWN
-        renewed = self._known[key_id] = _Known(known.digest, known.outcome, known.read, asked + TRUST)
+        renewed = self._known[key_id] = _Known(known.record, known.outcome, known.read, asked + TRUST)
         return renewed
 
     def _forget(self, key_id: bytes) -> Rejection:

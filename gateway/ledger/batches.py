@@ -10,14 +10,14 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
 from gateway import clock
 from gateway.ledger import wire
 from gateway.ledger.contact import Contact
-from gateway.ledger.queues import MOST_OPERATIONS, BooksBroken, Operation, Queue
+from gateway.ledger.queues import MOST_OPERATIONS, BooksBroken, NotToldError, Operation, Queue
 from gateway.ledger.ring import Call, Ring
 from gateway.store.door import NoScriptError, Store, StoreDown
 
@@ -39,8 +39,8 @@ FIRST_RETRY, LAST_RETRY = 0.05, 1.0
 class Watch(Protocol):
     """Whoever must know how the store fares, to decide without it."""
 
-    def heard(self, organization: str, touched: list[Any], now_us: int) -> None:
-        """Take what is used of meters that were touched (as `wire.Reply`), and the store's clock."""
+    def heard(self, organization: str, reply: wire.Reply) -> None:
+        """Take what the store told of an organization's meters, and of its gateways."""
 
     def write(self, operation: Operation) -> None:
         """Put an operation on disk that the store has not been told of."""
@@ -98,6 +98,10 @@ class Batches:
         if self._store.down is None:
             self._begin()
 
+    def forget(self, organization: str) -> None:
+        """Forget how far an organization's books had come: nothing of this gateway is open there."""
+        self._asked.pop(organization, None)
+
     async def drain(self, seconds: float) -> None:
         """Wait until everything is done, `seconds` at most; then stop repeating what was lost."""
         if self._lingering is not None:
@@ -126,7 +130,7 @@ class Batches:
                 elif behind := {one.organization for one in self._lost if one.ordered} & self._queues.keys():
                     for organization in behind:
                         queue = self._queues.pop(organization)
-                        error = StoreDown("what was admitted without the store is not told yet")
+                        error = NotToldError("what was admitted without the store is not told yet")
                         self._fail([*queue.patient, *queue.urgent], error)
                 else:
                     await self._send(self._take())
@@ -146,7 +150,9 @@ class Batches:
         """See who is behind the store's address, and tell it again what it may have lost."""
         try:
             await self.ring.tell_again()
-        except (StoreDown, NoScriptError) as error:
+        except Exception as error:
+            if not isinstance(error, StoreDown | NoScriptError):
+                log.exception("what the store may have lost cannot be told again")
             self._store_down([], StoreDown(str(error)), again=False)
 
     def _take(self) -> list[list[Operation]]:
@@ -161,16 +167,18 @@ class Batches:
         return taken
 
     def _take_lost(self) -> list[list[Operation]]:
-        """Take the first of what was lost, in order."""
-        batches: dict[str, list[Operation]] = {}
+        """Take the first of what was lost, in order; an organization may have several calls in one flush."""
+        taken: list[list[Operation]] = []
+        last: dict[str, list[Operation]] = {}
         while self._lost:
-            batch = batches.get(self._lost[0].organization)
-            if batch is None and len(batches) < MOST_ORGANIZATIONS:
-                batch = batches[self._lost[0].organization] = []
+            batch = last.get(self._lost[0].organization)
             if batch is None or len(batch) >= MOST_OPERATIONS:
-                break
+                if len(taken) >= MOST_ORGANIZATIONS:
+                    break
+                batch = last[self._lost[0].organization] = []
+                taken.append(batch)
             batch.append(self._lost.popleft())
-        return list(batches.values())
+        return taken
 
     async def _send(self, batches: list[list[Operation]], *, again: bool = False) -> None:
         """Send what was taken; `again`: from what was lost, to whose front it returns if it is lost once more."""
@@ -184,7 +192,9 @@ class Batches:
                 call.command(self._gateway, touched=touched, asked=asked.get(call.organization, 0)) for _, call in ready
             ]
             replies = await self._evaluate(commands)
-        except (StoreDown, NoScriptError) as error:
+        except Exception as error:
+            if not isinstance(error, StoreDown | NoScriptError):
+                log.exception("a flush failed; whoever waits for it is told")
             self._store_down([operations for operations, _ in ready], StoreDown(str(error)), again=again)
             return
         now = clock.monotonic()
@@ -229,7 +239,7 @@ class Batches:
         except wire.StoreBehindError:
             log.warning("the store has lost what it acknowledged: it is told again", organization=call.organization)
             self._asked[call.organization] = 0
-            self.ring.suspect()
+            self.ring.suspect(call.organization)
             return False
         except wire.ScriptFailed as error:
             self._fail(operations, BooksBroken(f"the ledger's script failed: {error}"))
@@ -237,7 +247,7 @@ class Batches:
         self._asked[call.organization] = reply.asked
         self.ring.keep(now, call, packed)
         if self._watch is not None:
-            self._watch.heard(call.organization, reply.touched, reply.now_us)
+            self._watch.heard(call.organization, reply)
         for operation, answer in zip(operations, reply.answers, strict=True):
             if answer[0] == wire.FAILED:
                 self._fail([operation], BooksBroken(f"the ledger's script failed: {answer[1]}"))
@@ -256,6 +266,9 @@ class Batches:
         waiting, self._queues = self._queues, {}
         for queue in waiting.values():
             self._fail([*queue.patient, *queue.urgent], error)
+        if any(operation.urgent for operation in self._lost):  # the store did nothing of them, for it was behind
+            kept, self._lost = self._lost, deque(one for one in self._lost if not one.urgent)
+            self._fail([one for one in kept if one.urgent], error)
         if self._lost:
             self._later()
 

@@ -38,9 +38,8 @@ class Holding:
 
     `open`: granted and not settled. `settling`: settlements on their way. `unknown`: what the last heartbeat found in
     the store under this gateway's name and not here. `lost`: settlements of reservations that the store had lost,
-    acknowledged and all. `live`: gateways that lived at the last heartbeat (0: none has been answered). `calls`: each
-    other gateway's last call as the store tells it, and when that value was first seen (monotonic seconds). `touched`:
-    when this gateway last called for it.
+    acknowledged and all. `calls`: each other gateway's last call as the store tells it, and when that value was first
+    seen (monotonic seconds). `touched`: when this gateway last called for it.
     """
 
     def __init__(self, organization: str) -> None:
@@ -49,7 +48,6 @@ class Holding:
         self.settling: set[str] = set()
         self.unknown: set[str] = set()
         self.lost = 0
-        self.live = 0
         self.calls: dict[str, tuple[str, float]] = {}
         self.touched = clock.monotonic()
 
@@ -69,7 +67,6 @@ class Holdings:
     def __init__(self) -> None:
         self._holdings: dict[str, Holding] = {}
         self._lost = 0
-        self._live: dict[str, int] = {}
 
     @property
     def lost(self) -> int:
@@ -85,7 +82,6 @@ class Holdings:
         holding = self._holdings.get(organization)
         if holding is None:
             holding = self._holdings[organization] = Holding(organization)
-            holding.live = self._live.get(organization, 0)
         return holding
 
     def all(self) -> list[Holding]:
@@ -95,5 +91,4 @@ class Holdings:
     def forget(self, holding: Holding) -> None:
         """Drop a part in which nothing is open."""
         self._lost += holding.lost
-        self._live[holding.organization] = holding.live
         del self._holdings[holding.organization]

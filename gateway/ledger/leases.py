@@ -24,6 +24,10 @@ LINGER = 4
 gateway that is lost, and only a heartbeat gives them back."""
 
 
+TOGETHER = 8
+"""Organizations that are beaten for at once."""
+
+
 class Beat(Operation):
     """One heartbeat for one organization."""
 
@@ -39,9 +43,9 @@ class Beat(Operation):
         lost_after_us = round(leases.lost_after * SECOND_US)
         return (wire.BEAT, counts, holding.known, lost_after_us, leases.suspects(holding))
 
-    def answered(self, answer: wire.Answer, now_us: int) -> None:
+    def answered(self, answer: wire.Answer, now_us: int) -> None:  # noqa: ARG002 - our own clock counts here
         """Learn who else is there, and what we have forgotten."""
-        self._leases.heard(self._holding, answer, now_us)
+        self._leases.heard(self._holding, answer)
 
     def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - the next one says more
         """Do nothing: the next heartbeat comes by itself."""
@@ -70,10 +74,12 @@ class Leases:
         self._every = every
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Beat until cancelled: a few organizations at a time, so that no caller waits behind all of them."""
         while True:
-            await asyncio.sleep(self._every)
-            self._beat(clock.monotonic())
+            turns = max(1, -(-len(self._holdings.all()) // TOGETHER))
+            for turn in range(turns):
+                await asyncio.sleep(self._every / turns)
+                self._beat(clock.monotonic(), self._holdings.all()[turn::turns])  # those that came meanwhile, too
 
     def suspects(self, holding: Holding) -> dict[str, str]:
         """Return the gateways that look lost from here, with the last call that we know of each."""
@@ -84,11 +90,10 @@ class Leases:
         latest = now - self.lost_after
         return {gateway: last for gateway, (last, seen) in holding.calls.items() if max(seen, since) <= latest}
 
-    def heard(self, holding: Holding, answer: wire.Answer, now_us: int) -> None:
-        """Take a heartbeat's answer; `now_us`: the store's clock."""
+    def heard(self, holding: Holding, answer: wire.Answer) -> None:
+        """Take a heartbeat's answer."""
         _, calls, ids, reaped, more = answer
         now = clock.monotonic()
-        holding.live = sum(now_us - int(last) <= self.lost_after * SECOND_US for last in calls[1::2])
         before, holding.calls = holding.calls, {}
         for gateway, last in zip(calls[::2], calls[1::2], strict=True):
             known = before.get(gateway)
@@ -105,9 +110,10 @@ class Leases:
         """Beat for one organization now."""
         self._batches.submit(Beat(holding, self))
 
-    def _beat(self, now: float) -> None:
-        for holding in self._holdings.all():
+    def _beat(self, now: float, holdings: list[Holding]) -> None:
+        for holding in holdings:
             if holding.known or now - holding.touched < LINGER * self.lost_after:
                 self.beat(holding)
             else:
                 self._holdings.forget(holding)
+                self._batches.forget(holding.organization)

@@ -14,14 +14,15 @@ from pathlib import Path
 from msgspec import Struct
 
 from gateway import clock
+from gateway.ledger import wire
 from gateway.ledger.batches import Batches
 from gateway.ledger.contact import Contact
 from gateway.ledger.holdings import Holdings, Open
 from gateway.ledger.leases import Leases
-from gateway.ledger.local import Local, Told
+from gateway.ledger.local import Local, Told, ToldGrowth
 from gateway.ledger.operations import Admission, Growth, OtherPeriod, Settlement
 from gateway.ledger.plans import Packed, Plans
-from gateway.ledger.queues import BooksBroken
+from gateway.ledger.queues import NotToldError
 from gateway.store.door import Store, StoreDown
 from policies.domain import Bill, Claim, Reservation
 from policies.rejections import Rejection
@@ -141,7 +142,8 @@ class Ledger:
             except OtherPeriod as other:
                 return await self._ask(claim, self._plans.pack(claim, other.now_us))
         except StoreDown as error:
-            answer = None if isinstance(error, BooksBroken) else self._admit_locally(claim, packed)
+            away = self._store.down is not None or isinstance(error, NotToldError)
+            answer = self._admit_locally(claim, packed) if away else None
             if answer is None:
                 raise
             return answer
@@ -217,6 +219,8 @@ class Ledger:
             if self._local is None:
                 raise
             refused = self._local.grow(holding, reservation.claim, one, output_tokens, money)
+            if refused is None:
+                self._batches.tell(ToldGrowth(reservation.claim.organization, growth.body(wire.Arguments())))
         if refused is None:
             one.grown_tokens += output_tokens
             one.grown_money += money

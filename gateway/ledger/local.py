@@ -7,7 +7,6 @@ waits for the store in memory and lies on disk as well, so that neither its retu
 
 import asyncio
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -28,6 +27,9 @@ from policies.rejections import Rejection
 from policies.shares import Known, Outcome, Shares, Verdict, stance
 
 log = structlog.get_logger("sluiceway.ledger")
+
+FRESH = 60.0
+"""Seconds before the store went within which a meter must have been told of to be known: others use it, too."""
 
 Place = tuple[str, str]
 """A level's id and a meter's field."""
@@ -58,36 +60,64 @@ class Told(Operation):
         return True
 
 
+class ToldGrowth(Operation):
+    """Tells the store of more that was set aside without it, by the step at which it was asked for in vain."""
+
+    urgent = False
+
+    def __init__(self, organization: str, body: wire.Body) -> None:
+        super().__init__(organization)
+        self._body = (*body, True)
+
+    def body(self, arguments: wire.Arguments) -> wire.Body:  # noqa: ARG002 - it needs none
+        """Return what the script reads."""
+        return self._body
+
+    def answered(self, answer: wire.Answer, now_us: int) -> None:
+        """Do nothing: it is in the books now, or its call was settled first."""
+
+    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was, the store must learn of it
+        """Ask to be sent again."""
+        return True
+
+
 class Frozen:
     """One organization's meters as its last answer told them, and its shares while the store is away.
 
     `shares` outlive the outage until the store has been told what was taken from them: until then it knows less than
-    we do, and would have us give that out again.
+    we do, and would have us give that out again. `at`: when the last answer came (monotonic seconds); `live`: gateways
+    that lived then.
     """
 
     def __init__(self) -> None:
         self.shares: Shares | None = None
         self._told: dict[Place, tuple[int, int]] = {}
         self._now_us = 0
-        self._at = 0.0
+        self.at = 0.0
+        self.live = 0
 
-    def heard(self, touched: list[Any], now_us: int) -> None:
-        """Remember what is used of each meter that was touched."""
-        self._now_us, self._at = now_us, clock.monotonic()
-        told = self._told
+    def heard(self, reply: wire.Reply) -> None:
+        """Remember what is used of each meter that was touched, and how many gateways live."""
+        self._now_us, self.at, self.live = reply.now_us, clock.monotonic(), reply.live
+        told, touched = self._told, reply.touched
         for i in range(0, len(touched), 3):
-            told[touched[i], touched[i + 1]] = touched[i + 2], now_us
+            told[touched[i], touched[i + 1]] = touched[i + 2], reply.now_us
 
     def now_us(self) -> int:
         """Return the store's clock, as it would go on."""
-        return self._now_us + round((clock.monotonic() - self._at) * SECOND_US)
+        return self._now_us + round((clock.monotonic() - self.at) * SECOND_US)
 
     def shared(self, holding: Holding, zone: str) -> Shares:
         """Return the shares of this outage, made at its first question."""
         if self.shares is None:
             held = _slots_held(holding)
-            known = {place: Known(used, at_us, held.get(place, 0)) for place, (used, at_us) in self._told.items()}
-            self.shares = Shares(known, holding.live, ZoneInfo(zone))
+            oldest = self._now_us - round(FRESH * SECOND_US)
+            known = {
+                place: Known(used, at_us, held.get(place, 0))
+                for place, (used, at_us) in self._told.items()
+                if at_us >= oldest
+            }
+            self.shares = Shares(known, self.live, ZoneInfo(zone))
         return self.shares
 
 
@@ -119,12 +149,12 @@ class Local:
         """Why the journal is not on disk, None while it is."""
         return self._journal.fault
 
-    def heard(self, organization: str, touched: list[Any], now_us: int) -> None:
-        """Take what the store told of an organization's meters."""
+    def heard(self, organization: str, reply: wire.Reply) -> None:
+        """Take what the store told of an organization's meters, and of its gateways."""
         frozen = self._frozen.get(organization)
         if frozen is None:
             frozen = self._frozen[organization] = Frozen()
-        frozen.heard(touched, now_us)
+        frozen.heard(reply)
         if not self._written:
             frozen.shares = None
 
@@ -133,8 +163,8 @@ class Local:
 
         None where it is not for us to say: a plan says `deny`, or a meter is not known.
         """
-        frozen = self._frozen.get(claim.organization)
-        if frozen is None or not holding.live or stance(claim.levels) == "deny":
+        frozen = self._known(claim)
+        if frozen is None:
             return None
         now_us = frozen.now_us()
         outcome = frozen.shared(holding, claim.time_zone).admit(claim, now_us)
@@ -145,13 +175,21 @@ class Local:
 
     def grow(self, holding: Holding, claim: Claim, one: Open, output_tokens: int, money: int) -> Rejection | None:
         """Take more for an open reservation; None where it is granted. Raises `StoreDown` where we cannot say."""
-        frozen = self._frozen.get(claim.organization)
-        if frozen is None or not holding.live or stance(claim.levels) == "deny":
+        frozen = self._known(claim)
+        if frozen is None:
             raise StoreDown("the store is away, and what is left is not known here")
         more = (output_tokens, money)
         shares = frozen.shared(holding, claim.time_zone)
         outcome = shares.grow(claim, *more, admitted_us=one.admitted_us, now_us=frozen.now_us())
         return None if outcome.granted else _refused(claim, outcome)
+
+    def _known(self, claim: Claim) -> Frozen | None:
+        """Return what is known of the claim's organization; None if a plan says `deny`, or it is too long ago."""
+        frozen = self._frozen.get(claim.organization)
+        if frozen is None or not frozen.live or stance(claim.levels) == "deny":
+            return None
+        lost_at = clock.monotonic() if self._store.down_since is None else self._store.down_since
+        return None if frozen.shares is None and lost_at - frozen.at > FRESH else frozen
 
     def settled(self, claim: Claim, one: Open, bill: Bill) -> None:
         """Give back to our share what a call did not use, or take what it used beyond."""

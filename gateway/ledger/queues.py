@@ -20,6 +20,10 @@ class BooksBroken(StoreDown):
     """The store is there, and its script cannot read one organization's books."""
 
 
+class NotToldError(StoreDown):
+    """The store is there, and has not been told yet what this gateway admitted without it."""
+
+
 class Operation(ABC):
     """One operation on one organization's books, from its submission to its answer."""
 

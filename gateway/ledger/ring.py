@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from gateway import clock
 from gateway.ledger import wire
-from gateway.store.door import Store
+from gateway.store.door import Store, StoreDown
 
 KEPT = 10.0
 """Seconds that a call is kept: more than a failover may lose, and about 25 MB at 9,000 calls a second."""
@@ -47,16 +47,16 @@ class Ring:
         self._calls: deque[tuple[float, Call, bytes]] = deque()
         self._connects = 0
         self._servers: frozenset[str] = frozenset()
+        self._suspected: set[str] = set()
 
     @property
     def due(self) -> bool:
-        """Whether a connection was made since we last looked who is behind it."""
-        return self._connects != self._store.connects
+        """Whether a connection was made since we last looked who is behind it, or somebody's books are behind."""
+        return self._connects != self._store.connects or bool(self._suspected)
 
-    def suspect(self) -> None:
-        """Take it that another server, or one that has lost something, is behind the address."""
-        self._servers = frozenset({"one that had what is gone"})
-        self._connects = -1
+    def suspect(self, organization: str) -> None:
+        """Take it that the store has lost something of an organization."""
+        self._suspected.add(organization)
 
     def keep(self, now: float, call: Call, reply: bytes) -> None:
         """Remember a call and its answer."""
@@ -66,18 +66,37 @@ class Ring:
             calls.popleft()
 
     async def tell_again(self) -> None:
-        """Look who is behind the address, and make the calls again where it is another server. Raises `StoreDown`."""
-        told = await self._store.everywhere(("INFO", "server"))
-        servers = frozenset(str(info["run_id"]) for (info,) in told.values())
-        if self._servers and servers != self._servers:
-            await self._repeat()
-        self._servers = servers
-        self._connects = self._store.connects
+        """Make calls again: those of organizations that are behind, or all where another server is behind the address.
 
-    async def _repeat(self) -> None:
+        Raises `StoreDown`.
+        """
+        connects = self._store.connects
+        servers = await self._look() if connects != self._connects else self._servers
+        if self._servers and servers != self._servers:
+            await self._repeat(None)
+        elif self._suspected:
+            await self._repeat(frozenset(self._suspected))
+        self._suspected.clear()
+        self._servers = servers
+        self._connects = connects
+
+    async def _look(self) -> frozenset[str]:
+        """Return who is behind the address. Raises `StoreDown`."""
+        told = await self._store.everywhere(("INFO", "server"))
+        for (info,) in told.values():
+            if isinstance(info, Exception):
+                raise StoreDown(f"the store does not say who it is: {info}") from info
+        return frozenset(str(info["run_id"]) for (info,) in told.values())
+
+    async def _repeat(self, organizations: frozenset[str] | None) -> None:
+        """Make the calls of these organizations again, or (None) all."""
         await self._store.load(wire.SCRIPT)
         oldest = clock.monotonic() - STALE
-        bodies = ((call, wire.again(call.bodies, reply)) for at, call, reply in self._calls if at >= oldest)
+        bodies = (
+            (call, wire.again(call.bodies, reply))
+            for at, call, reply in self._calls
+            if at >= oldest and (organizations is None or call.organization in organizations)
+        )
         commands = [
             Call(call.organization, repeated, call.arguments).command(self._gateway)
             for call, repeated in bodies

@@ -46,13 +46,15 @@ class Reply(Struct, frozen=True):
     """What one call of the script told.
 
     `now_us`: the store's clock. `answers`: one an operation. `touched`: level id, field, what is used of it, and again
-    (empty unless asked for). `asked`: the number of the last reservation that it has been asked for.
+    (empty unless asked for). `asked`: the number of the last reservation that it has been asked for. `live`: gateways
+    that called for the organization lately (0 unless asked for).
     """
 
     now_us: int
     answers: list[Answer]
     touched: list[Any]
     asked: int
+    live: int = 0
 
 
 class Arguments:

@@ -26,6 +26,9 @@ __all__ = ["Client", "Command", "Node", "client"]
 Command = Sequence[str | bytes | int]
 Node = Redis | ClusterNode
 
+MOST_CONNECTIONS = 1000
+"""Connections of one gateway to one server: a loop that was held up may have many keys to read at once."""
+
 CONNECT_WITHIN = 2.0
 """Seconds to open a connection, where no deadline of ours comes first."""
 
@@ -71,6 +74,7 @@ class Client(ABC):
     def _options(self) -> dict[str, Any]:
         """Return what every connection to the data is opened with."""
         return {
+            "max_connections": MOST_CONNECTIONS,
             "socket_connect_timeout": CONNECT_WITHIN,
             "socket_timeout": None,
             "health_check_interval": 0,

@@ -9,10 +9,11 @@ The arithmetic has a twin in policies/buckets.py.
 KEYS[1]  sw:{organization}, the stem of every key touched, so that all of them live in one slot
 ARGV[1]  the calling gateway's id
 ARGV[2]  msgpack: the operations, each an array that starts with its code
-ARGV[3]  '1' where the caller wants to know what is used of every meter touched
+ARGV[3]  '1' where the caller wants to know what is used of every meter touched, and how many gateways live
 ARGV[4]  the number of the last reservation that this store is known to have been asked for by the caller
 ARGV[5+] msgpack: plans and counts that operations name by their index here
-Returns  msgpack: {now_us, {answer, ...}, {level id, field, used, ...}, the number for ARGV[4] from now on} or {error}.
+Returns  msgpack: {now_us, {answer, ...}, {level id, field, used, ...}, the number for ARGV[4] from now on, how many
+         gateways live} or {error}.
          An answer starts with its outcome; {-1, error} is a failed one. The error 'BEHIND' says that the store has lost
          what it had acknowledged, and that nothing was done.
 

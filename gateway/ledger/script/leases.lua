@@ -1,6 +1,7 @@
 
 -- Leases -------------------------------------------------------------------------------------------------------------------
 
+local LOST_AFTER = 15 * SECOND -- without a call, after which a gateway is not counted among those that live
 local PAGE = '500' -- reservations of a lost gateway that one beat reaps, so that no call holds the store for long
 local PROVISIONAL = text(DAY / 1000) -- milliseconds in which what has expired may still become a settlement
 local LOST = { 'gateway_lost', '' } -- a record's outcome and request id
@@ -11,7 +12,11 @@ local function reap(other)
   local key, counts = stem .. ':reservations:' .. other, stem .. ':counts:' .. other
   local packed = redis.call('GET', counts)
   local counted = packed and cmsgpack.unpack(packed) or {}
-  local page = redis.call('HSCAN', key, '0', 'COUNT', PAGE)[2]
+  local cursor, page = '0', {}
+  repeat -- the store may give up on a stretch of emptied places
+    local step = redis.call('HSCAN', key, cursor, 'COUNT', PAGE)
+    cursor, page = step[1], step[2]
+  until #page > 0 or cursor == '0'
   local found, gone, expired = {}, {}, {}
   for i = 1, #page, 2 do
     found[page[i]] = unpack_reservation(page[i + 1])
@@ -42,6 +47,17 @@ local function reap(other)
   end
   redis.call('PEXPIRE', kept, PROVISIONAL)
   return #gone, left
+end
+
+-- How many gateways have called for this organization lately, this one among them.
+local function living()
+  local count, calls = 0, redis.call('HGETALL', stem .. ':gateways')
+  for i = 1, #calls, 2 do
+    if string.sub(calls[i], -1) ~= '#' and now - tonumber(calls[i + 1]) <= LOST_AFTER then
+      count = count + 1
+    end
+  end
+  return count
 end
 
 -- {BEAT, counts, reservations known, lost after us, {gateway: its last call, as the caller has long seen it}}

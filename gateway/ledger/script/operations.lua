@@ -81,10 +81,14 @@ local function admit(operation)
     end
     shadows = would
   end
-  for _, meter in ipairs(plan) do
+  local over = {}
+  for _, place in ipairs(shadows) do
+    over[place] = true
+  end
+  for place, meter in ipairs(plan) do
     if meter[MEASURE] == SLOT then
       occupy(meter, admitted + takes)
-    else
+    elseif not (over[place] and meter[MEASURE] == REQUESTS) then -- a refused call would not have been counted
       CHARGE[meter[KEEPING]](meter, amounts[meter[MEASURE]], admitted)
       note(meter, admitted)
     end
@@ -112,7 +116,7 @@ local function book_wasted(id, wasted, admitted, plan, ending)
 end
 
 -- A settlement of what had expired: by difference to what was charged then, which may have been of no deployment.
-local function correct(id, used, estimated, deployment, ending, wasted)
+local function correct(id, booked, used, estimated, deployment, ending, wasted)
   local raw = redis.call('HGET', expired_key, id)
   if not raw then
     return asked_before(id) and { REFUSED } or { UNKNOWN }
@@ -126,7 +130,7 @@ local function correct(id, used, estimated, deployment, ending, wasted)
   charge(plan, amounts_of(difference[1], difference[2], difference[5]), admitted)
   record(name, CORRECTED, admitted, difference, estimated, plan.account, deployment, ending)
   sum_up(admitted, plan.account, charged[7], -1, less, less[1] + less[2])
-  sum_up(admitted, plan.account, deployment, 1, used, estimated and used[1] + used[2] or 0)
+  sum_up(admitted, plan.account, deployment, booked and 1 or 0, used, estimated and used[1] + used[2] or 0)
   if wasted then
     book_wasted(name, wasted, admitted, plan, ending)
   end
@@ -143,7 +147,7 @@ local function settle(operation)
   local used = { prompt, completion, cached, reasoning, money }
   local one = reservation_of(id)
   if not one then
-    return correct(id, used, estimated, deployment, ending, wasted)
+    return correct(id, booked, used, estimated, deployment, ending, wasted)
   end
   local plan, admitted, name = replace(one, used), one.head[ADMITTED], gateway .. '-' .. id
   if booked then
@@ -156,9 +160,9 @@ local function settle(operation)
   return { DONE }
 end
 
--- {GROW, id, step, output, money} -> as `standing` tells, of the reservation's plan; {REFUSED, 0} if it is not open
+-- {GROW, id, step, output, money, forced} -> as `standing` tells, of the reservation's plan; {REFUSED, 0} if it is not open
 local function grow(operation)
-  local _, id, step, output, money = unpack(operation)
+  local _, id, step, output, money, forced = unpack(operation)
   local one = reservation_of(id)
   if not one then
     return { REFUSED, 0 }
@@ -169,7 +173,7 @@ local function grow(operation)
   end
   local amounts = { [REQUESTS] = 0, [SLOT] = 0, [INPUT] = 0, [OUTPUT] = output, [TOKENS] = output, [MONEY] = money }
   local outcome, refusing, wait = verdict(plan, amounts, head[ADMITTED])
-  if outcome ~= DONE then
+  if outcome ~= DONE and not forced then
     return standing(outcome, plan, refusing, wait, {})
   end
   charge(plan, amounts, head[ADMITTED])

@@ -71,7 +71,7 @@ local function write_levels()
         fields[#fields + 1] = cmsgpack.pack(level.states[field])
       end
       -- A level is forgotten only long after it is as if new; the day on top spares a command in most calls.
-      local keep = math.max(level.full, now) + 2 * DAY
+      local keep = math.min(math.max(level.full, now) + 2 * DAY, FOREVER)
       local extend = tonumber(level.values.expires or '0') < keep
       if extend then
         keep = keep + DAY

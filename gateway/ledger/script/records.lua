@@ -4,6 +4,7 @@
 local STEP, ADMITTED, STOP = 4, 5, 6 -- of a reservation's head; 1 to 3 are input, output and money
 local SETTLED, EXPIRED, CORRECTED, PLATFORM = 0, 1, 2, 3 -- what a record tells of
 local KEPT = 400 * DAY -- of an hour's roll-up
+local IDLE = text(8 * DAY / 1000) -- milliseconds after which nobody trims the records of an idle organization
 local LETTERS = { 'i', 'o', 'c', 'r', 'm' } -- of prompt, completion, cached, reasoning, money
 
 local open_key, expired_key = stem .. ':reservations:' .. gateway, stem .. ':expired:' .. gateway
@@ -103,6 +104,7 @@ end
 local function write_records()
   if #records > 0 then
     redis.call('XADD', stem .. ':records', '*', 'r', table.concat(records))
+    redis.call('PEXPIRE', stem .. ':records', IDLE)
   end
   for hour, fields in pairs(hours) do
     local key, fresh = stem .. ':hour:' .. text(hour), false

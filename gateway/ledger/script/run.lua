@@ -32,12 +32,15 @@ local function run()
     local ok, answer = pcall(HANDLERS[operation[1]], operation)
     answers[i] = ok and answer or { FAILED, message(answer) }
   end
-  local told = ARGV[3] == '1' and touched() or {}
+  local told, live = {}, 0
+  if ARGV[3] == '1' then
+    told, live = touched(), living()
+  end
   write_levels()
   write_reservations()
   write_records()
-  return answers, told, last
+  return answers, told, last, live
 end
 
-local ok, answers, told, last = pcall(run)
-return cmsgpack.pack(ok and { now, answers, told, last } or { message(answers) })
+local ok, answers, told, last, live = pcall(run)
+return cmsgpack.pack(ok and { now, answers, told, last, live } or { message(answers) })

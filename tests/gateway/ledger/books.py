@@ -141,8 +141,10 @@ class Books:
             outcome, refusing, wait, shadows = self.verdict(packed, asked, admitted)
             if outcome != DONE:
                 return self.standing(outcome, packed, refusing, wait)
-        for level, meter in packed.meters:
-            self.enter(packed, level, meter, asked[SORTS[meter.kind].measure], admitted, takes)
+        for place, (level, meter) in enumerate(packed.meters, 1):
+            measure = SORTS[meter.kind].measure
+            if place not in shadows or measure is not Measure.REQUESTS:
+                self.enter(packed, level, meter, asked[measure], admitted, takes)
         self.open[id_] = [packed, account, [prompt, completion, money, 0, admitted, admitted + takes]]
         return self.standing(DONE, packed, shadows=shadows)
 

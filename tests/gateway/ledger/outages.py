@@ -107,7 +107,9 @@ async def touch(asked, *ledgers):
     await settled(*ledgers)
 
     async def all_are_known():
-        return all(ledger._holdings.get(asked.organization).live == len(ledgers) for ledger in ledgers)
+        return all(
+            not ledger._local or ledger._local._frozen[asked.organization].live == len(ledgers) for ledger in ledgers
+        )
 
     await until(all_are_known)
 

@@ -28,6 +28,7 @@ class ScriptedStore:
         self.held = asyncio.Event()
         self.held.set()
         self.down = None
+        self.down_since = None
         self.connects = 1
         self.servers = {"store:6379": "first"}
         self.looks = 0
@@ -44,6 +45,7 @@ class ScriptedStore:
     def come_back(self):
         """Be there again, by a new connection."""
         self.down = None
+        self.down_since = None
         self.connects += 1
         for callback in self._callbacks:
             callback()

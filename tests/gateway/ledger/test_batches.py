@@ -120,7 +120,8 @@ async def test_whoever_wants_to_know_hears_what_is_used_of_what_was_touched(stor
 
     await line.drain(5)
 
-    assert watch.told == [("o", ["org", "tokens_per_day", 5], 9)]
+    ((organization, reply),) = watch.told
+    assert (organization, reply.touched, reply.now_us) == ("o", ["org", "tokens_per_day", 5], 9)
     assert [command[6] for command in store.commands[0]] == [1]
 
 

@@ -134,7 +134,7 @@ def test_a_gateway_that_is_silent_by_both_clocks_is_reaped_and_charged_as_last_c
     assert one.totals() == {"n": 2, "i": 80, "o": 90, "c": 5, "r": 3, "m": 700, "e": 170}
     assert (one.slots(), one.used("tokens_per_month"), one.used("budget_in_all")) == (0, 170, 700)
     assert one.settle("1", None) == wire.DONE
-    assert one.totals()["n"] == 2
+    assert one.totals()["n"] == 1
 
 
 def test_what_a_lost_gateway_held_is_recorded_as_expired(one, other):
@@ -308,7 +308,7 @@ def test_a_release_after_an_expiry_takes_back_what_was_charged(one, other):
 
     assert one.settle("1", None) == wire.DONE
 
-    assert one.totals() == {"n": 1}
+    assert one.totals() == {}
     assert (one.slots(), one.used("tokens_per_month"), one.used("budget_in_all")) == (0, 0, 0)
     _, corrected = one.records()
     assert (corrected.head.what, corrected.head.input, corrected.head.money) == (2, -INPUT, -MONEY)

@@ -45,7 +45,7 @@ class World:
         self.time += 5
         self.replies.append([wire.DONE, list(calls), list(ids), reaped, more])
         sent = len(self.store.flushes)
-        self.leases._beat(self.time)
+        self.leases._beat(self.time, self.holdings.all())
         await self.batches.drain(5)
         return [body for flush in self.store.flushes[sent:] for _, bodies in flush for body in bodies]
 
@@ -117,16 +117,6 @@ async def test_a_beat_tells_what_is_known_and_what_was_counted(world):
     assert command[8:] == [wire.pack_counts({"a": bill})]
 
 
-async def test_gateways_live_whose_last_call_is_not_longer_ago_by_the_stores_clock_than_one_takes_to_be_lost(world):
-    holding = world.holdings.get("acme")
-    assert holding.live == 0
-    world.store.now_us = 100_000_000
-
-    await world.beat(calls=["me", "100000000", "other", "85000000", "lost", "84999999"])
-
-    assert holding.live == 2
-
-
 async def test_a_large_estate_is_reaped_without_waiting_for_the_next_beat(world):
     world.replies.append([wire.DONE, [], [], 500, True])
 
@@ -156,7 +146,7 @@ async def test_an_organization_is_beaten_for_while_it_is_open_and_a_minute_after
 
 async def test_a_beat_that_is_lost_is_not_repeated(world):
     world.store.down = "away"
-    world.leases._beat(world.time)
+    world.leases._beat(world.time, world.holdings.all())
 
     world.store.come_back()
     await world.batches.drain(5)

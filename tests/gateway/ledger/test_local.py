@@ -22,7 +22,6 @@ from tests.contract.support import (
     differences,
     meter,
     settled,
-    until,
 )
 from tests.gateway.ledger.outages import (
     WIDE,
@@ -265,7 +264,7 @@ async def test_the_stores_clock_goes_on_by_ours(monkeypatch):
     at = 100.0
     monkeypatch.setattr(clock, "monotonic", lambda: at)
     frozen = Frozen()
-    frozen.heard([], 5_000_000)
+    frozen.heard(wire.Reply(5_000_000, [], [], 0, 1))
     at = 102.5
 
     assert frozen.now_us() == 7_500_000
@@ -273,29 +272,35 @@ async def test_the_stores_clock_goes_on_by_ours(monkeypatch):
 
 async def test_nothing_is_known_before_the_first_heartbeat_was_answered(alone):
     holding = Holding("acme")
-    alone.heard("acme", [], 1)
+    alone.heard("acme", wire.Reply(1, [], [], 0, 0))
     assert alone.ask(holding, claim(local("key"))) is None
 
-    holding.live = 1
+    alone.heard("acme", wire.Reply(1, [], [], 0, 1))
     assert isinstance(alone.ask(holding, claim(local("key"))), int)
     assert alone.admissions == 1
 
 
-async def test_an_organization_that_was_quiet_for_a_while_is_served_still(books, start):
-    """Its meters were touched: they are frozen as they were."""
-    ledger = await start(heartbeat=0.02, lost_after=0.05)
+async def test_an_organization_that_was_quiet_for_a_minute_is_not_served(books, start):
+    """Others may have used since what was left then."""
+    ledger = await start()
     await touch(WIDE, ledger)
-    holding = ledger._holdings.get("acme")
-
-    async def it_is_quiet():
-        return "acme" not in ledger._holdings
-
-    holding.touched -= 70
-    await until(it_is_quiet)
+    ledger._local._frozen["acme"].at -= 70
     await gone(books, ledger)
 
-    assert isinstance(await ledger.admit(WIDE), Reservation)
+    with pytest.raises(StoreDown):
+        await ledger.admit(WIDE)
     await back(books, ledger)
+
+
+async def test_what_was_told_of_a_meter_long_before_the_last_answer_is_not_known(alone):
+    holding = Holding("acme")
+    asked = claim(local("key", meter(IN_ALL, 100)))
+    alone.heard("acme", wire.Reply(1_000_000, [], ["key:k1", IN_ALL.value, 5], 0, 1))
+    alone.heard("acme", wire.Reply(62_000_000, [], [], 0, 1))
+
+    assert alone.ask(holding, asked) is None
+    alone.heard("acme", wire.Reply(62_000_000, [], ["key:k1", IN_ALL.value, 5], 0, 1))
+    assert isinstance(alone.ask(holding, asked), int)
 
 
 async def test_a_slot_is_free_again_when_its_call_ends_before_the_store_was_told_of_it(books, start):
@@ -307,7 +312,8 @@ async def test_a_slot_is_free_again_when_its_call_ends_before_the_store_was_told
 
     async def sent(*commands):
         if failing and commands[0][0] == "EVALSHA":
-            raise StoreDown("the store did not answer within 250 ms")
+            ledger.store._breaker.trip("it was silent", ledger.store._breaker.era)
+            raise StoreDown("it was silent")
         return await send(*commands)
 
     ledger.store.send = sent

@@ -235,6 +235,21 @@ def test_a_shadow_never_refuses_and_says_what_it_would_have_done(redis):
     assert [(answer[0], answer[9]) for answer in answers] == [(wire.DONE, []), (wire.DONE, [1])]
 
 
+def test_a_shadow_of_requests_says_of_each_call_what_a_meter_in_force_would_say(redis):
+    """A call that it would have refused takes nothing from those that come after."""
+    driver = one(redis, Meter(MeterKind.REQUESTS_PER_SECOND, 20, 20, enforce=False))
+    driver.batch([admit(f"{i:x}") for i in range(1, 21)])
+
+    told = []
+    for i in range(40, 80):
+        driver.clock(25_000)
+        (answer,) = driver.batch([admit(f"{i:x}")])
+        told.append(answer[9] == [1])
+
+    assert sum(told) == 20
+    driver.compare()
+
+
 def test_what_one_operation_cannot_read_fails_only_that_operation(redis):
     meter = Meter(MeterKind.REQUESTS_PER_MINUTE, 600, 600)
     good, bad = (Level("organization", "org", (meter,)),), (Level("key", "key:k", (meter,)),)
