@@ -197,7 +197,7 @@ async def test_a_shadow_counts_and_tells_and_refuses_nothing(server, gateway, no
     assert {answer.requests for answer in answers} == {None}
     each = {REQUESTS: 60_000_000, TOKENS: 600_000_000, SLOTS: 1}.get(kind, 10)
     times = 1 if kind is REQUESTS else 3  # of requests, those that it would have let in
-        assert await server.used("org", kind) == times * each
+    assert await server.used("org", kind) == times * each
 
 
 async def test_slots_come_back_at_the_earliest_predicted_end(server, gateway, noon):
