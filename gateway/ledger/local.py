@@ -176,12 +176,14 @@ class Local:
     def grow(self, holding: Holding, claim: Claim, one: Open, output_tokens: int, money: int) -> Rejection | None:
         """Take more for an open reservation; None where it is granted. Raises `StoreDown` where we cannot say."""
         frozen = self._known(claim)
-        if frozen is None:
-            raise StoreDown("the store is away, and what is left is not known here")
-        more = (output_tokens, money)
-        shares = frozen.shared(holding, claim.time_zone)
-        outcome = shares.grow(claim, *more, admitted_us=one.admitted_us, now_us=frozen.now_us())
-        return None if outcome.granted else _refused(claim, outcome)
+        if frozen is not None:
+            shares = frozen.shared(holding, claim.time_zone)
+            when = {"admitted_us": one.admitted_us, "now_us": frozen.now_us()}
+            outcome = shares.grow(claim, output_tokens, money, **when)
+            refused = _refused(claim, outcome)
+            if outcome.granted or refused is not None:
+                return refused
+        raise StoreDown("the store is away, and what is left is not known here")
 
     def _known(self, claim: Claim) -> Frozen | None:
         """Return what is known of the claim's organization; None if a plan says `deny`, or it is too long ago."""
@@ -258,6 +260,7 @@ def _faults(reply: bytes) -> list[str]:
 
 
 def _refused(claim: Claim, outcome: Outcome) -> Rejection | None:
+    """Return the refusal, None where nothing refuses and where the meter that would is not known."""
     level, meter = outcome.level, outcome.meter
     if outcome.verdict is Verdict.UNKNOWN or level is None or meter is None:
         return None

@@ -8,7 +8,7 @@ from msgspec import msgpack
 from gateway import clock
 from gateway.ledger import journal as journal_module
 from gateway.ledger import wire
-from gateway.ledger.holdings import Holding
+from gateway.ledger.holdings import Holding, Open
 from gateway.ledger.local import Frozen, Local, Told
 from gateway.ledger.plans import pack
 from gateway.store.door import StoreDown
@@ -324,3 +324,12 @@ async def test_a_slot_is_free_again_when_its_call_ends_before_the_store_was_told
     failing = False
     await settled(ledger)
     assert len(await books.records()) == 4
+
+
+async def test_growth_at_a_meter_of_which_nothing_is_known_is_not_granted(alone):
+    """Nor refused: the call goes on, and asks again."""
+    holding, asked = Holding("acme"), claim(local("key", meter(IN_ALL, 100)))
+    alone.heard("acme", wire.Reply(1, [], [], 0, 1))
+
+    with pytest.raises(StoreDown):
+        alone.grow(holding, asked, Open(pack(asked, 1)), 5, 0)
