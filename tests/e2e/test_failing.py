@@ -134,6 +134,7 @@ async def test_without_any_replica_the_caller_is_told(start, replicas, store, st
     assert (await site.booked()) == (0, 0, 1)
 
 
+@pytest.mark.ci
 async def test_what_a_killed_gateway_held_comes_back_though_nobody_asks(start, store_for_two):
     """A gateway that starts watches over every organization: slots return, the streams are charged."""
     async with ScriptedServer() as upstream:

@@ -39,12 +39,13 @@ async def books(tmp_path):
 
 
 @pytest.fixture
-async def start(books, tmp_path):
+async def start(books, tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.ledger.ledger.CLOSING", 1.0)  # of books that cannot be mended
     async with ledgers(books, tmp_path) as start:
         yield start
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.ci) for seed in (1, 2))])
 async def test_calls_of_every_phase_of_outages_that_follow_each_other_are_booked_once(books, start, seed):
     """They begin before, during, between and after; and end in each."""
     ledgers = [await start("a1"), await start("a2")]
@@ -95,7 +96,7 @@ async def test_a_store_that_is_killed_and_comes_back_has_everything_once(books, 
     await assert_booked_once(books, ledgers[0], did, before=2)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.ci) for seed in (1, 2))])
 async def test_no_admission_overtakes_one_that_was_made_locally_however_many_come_on_the_return(books, start, seed):
     """It would be taken for done: it has the lower number."""
     ledger = await start()
