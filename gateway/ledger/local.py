@@ -17,7 +17,7 @@ from gateway.ledger import wire
 from gateway.ledger.holdings import Holding, Open
 from gateway.ledger.journal import Journal, forget, read_all
 from gateway.ledger.plans import Packed
-from gateway.ledger.queues import Operation
+from gateway.ledger.queues import Operation, Patient
 from gateway.ledger.ring import TOGETHER, Call
 from gateway.store.door import Store, StoreDown
 from policies.domain import Bill, Claim
@@ -35,10 +35,9 @@ Place = tuple[str, str]
 """A level's id and a meter's field."""
 
 
-class Told(Operation):
+class Told(Patient):
     """Tells the store of an admission that was made without it; nobody waits."""
 
-    urgent = False
     ordered = True
 
     def __init__(self, id_: str, claim: Claim, packed: Packed, admitted_us: int) -> None:
@@ -55,15 +54,9 @@ class Told(Operation):
     def answered(self, answer: wire.Answer, now_us: int) -> None:
         """Do nothing: it is in the books now."""
 
-    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was, the store must learn of it
-        """Ask to be sent again."""
-        return True
 
-
-class ToldGrowth(Operation):
+class ToldGrowth(Patient):
     """Tells the store of more that was set aside without it, by the step at which it was asked for in vain."""
-
-    urgent = False
 
     def __init__(self, organization: str, body: wire.Body) -> None:
         super().__init__(organization)
@@ -75,10 +68,6 @@ class ToldGrowth(Operation):
 
     def answered(self, answer: wire.Answer, now_us: int) -> None:
         """Do nothing: it is in the books now, or its call was settled first."""
-
-    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was, the store must learn of it
-        """Ask to be sent again."""
-        return True
 
 
 class Frozen:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.ledger import wire
 from gateway.ledger.holdings import Holding, Open
 from gateway.ledger.plans import Packed
-from gateway.ledger.queues import Operation
+from gateway.ledger.queues import Operation, Patient
 from gateway.store.door import StoreDown
 from policies.domain import Bill, Claim, Reservation, Standing
 from policies.limits import refusal
@@ -145,10 +145,8 @@ class Growth(Operation):
         return False
 
 
-class Settlement(Operation):
+class Settlement(Patient):
     """Ends a reservation with its bill, or (None) as if it had never been; nobody waits for it."""
-
-    urgent = False
 
     def __init__(self, id_: str, bill: Bill | None, holding: Holding) -> None:
         super().__init__(holding.organization)
@@ -166,7 +164,3 @@ class Settlement(Operation):
         self._holding.settling.discard(self._id)
         if answer[0] == wire.UNKNOWN and self._bill is not None:
             self._holding.lost += 1
-
-    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was, the settlement must be made
-        """Ask to be sent again."""
-        return True

@@ -54,6 +54,16 @@ class Operation(ABC):
         """Learn that it was lost, if it was `sent` perhaps after it was done; return whether to send it again."""
 
 
+class Patient(Operation):
+    """One that nobody waits for, and that the store must learn of: it is sent until it is done."""
+
+    urgent = False
+
+    def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - whatever it was
+        """Ask to be sent again."""
+        return True
+
+
 class Queue:
     """What waits for one organization."""
 
