@@ -50,6 +50,10 @@ OPERATIONS: dict[API, str] = {
     "chat": gen_ai.GenAiOperationNameValues.CHAT.value,
     "completions": gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value,
     "embeddings": gen_ai.GenAiOperationNameValues.EMBEDDINGS.value,
+    "responses": gen_ai.GenAiOperationNameValues.CHAT.value,
+    "messages": gen_ai.GenAiOperationNameValues.CHAT.value,
+    "count_tokens": "count_tokens",
+    "tokenize": "tokenize",
 }
 
 EXPORT_WITHIN = 3.0

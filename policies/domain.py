@@ -10,10 +10,12 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-API = Literal["chat", "completions", "embeddings"]
+API = Literal["chat", "completions", "embeddings", "responses", "messages", "count_tokens", "tokenize"]
 LevelKind = Literal["organization", "team", "key"]
 Overrun = Literal["finish", "cut"]
 WhenDown = Literal["deny", "local"]
+Tokenizer = Literal["mistral", "other"]
+OnStreamFailure = Literal["error", "continue"]
 
 
 class MeterKind(StrEnum):
@@ -122,7 +124,11 @@ class Price(Struct, frozen=True):
 
 
 class Deployment(Struct, frozen=True):
-    """One model on one backend. `price` is None where it is unknown; `context_window` likewise."""
+    """One model on one backend. `price` is None where it is unknown; `context_window` likewise.
+
+    `tokenizer`: with `mistral` the engine templates by mistral-common, which takes no chat template of a caller's and
+    two reasoning efforts.
+    """
 
     backend: str
     kind: str
@@ -130,6 +136,7 @@ class Deployment(Struct, frozen=True):
     context_window: int | None
     modalities: frozenset[str]
     price: Price | None
+    tokenizer: Tokenizer = "other"
 
     @property
     def id(self) -> str:
@@ -153,16 +160,23 @@ class RoutingTerms(Struct, frozen=True):
 class Deadlines(Struct, frozen=True):
     """Seconds a call may take in all, whatever its attempts.
 
-    `keep_alive`: seconds of silence after which a streaming caller is sent a comment, and again, until there is content
-    (None: never).
+    `first_content`: seconds within which a stream must have content (None: by prediction, `policies/retries.py`).
+    `stall`: seconds of silence inside a stream that end it (None: the dialect's). `keep_alive`: seconds of silence
+    after which a streaming caller is sent a comment, and again, until there is content (None: never).
     """
 
     total: float = 900.0
+    first_content: float | None = None
+    stall: float | None = None
     keep_alive: float | None = None
 
 
 class Model(Struct, frozen=True):
-    """A name that callers ask for, and the deployments that serve it."""
+    """A name that callers ask for, and the deployments that serve it.
+
+    `on_stream_failure`: what becomes of a stream that its upstream breaks off once the caller has seen some of it: the
+    caller is told (`error`), or another deployment goes on from there (`continue`).
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -170,6 +184,7 @@ class Model(Struct, frozen=True):
     fallbacks: tuple[str, ...]
     routing: RoutingTerms
     deadlines: Deadlines
+    on_stream_failure: OnStreamFailure = "error"
 
 
 class Estimate(Struct, frozen=True):
@@ -187,7 +202,9 @@ class Snapshot(Struct, frozen=True):
     `queued_tokens`: prompt tokens sent there whose first token has not come. `ttft_fixed`: seconds before prefill
     begins; `prefill_rate`: prompt tokens a second; `token_time`: seconds an output token. `ejected`: the breaker keeps
     it out; `off`: an operator's fault keeps it out, with the reason; `retired`: its model is gone for good. `lacks`:
-    APIs it has said it does not have.
+    APIs it has said it does not have. `frozen_for`: seconds for which it has asked to be left alone (0: it has not).
+    `down`: what its last free probe found wrong (None: nothing). `ttft_spread`: seconds by which 19 of 20 first tokens
+    come later than predicted, at most.
     """
 
     deployment: Deployment
@@ -200,13 +217,16 @@ class Snapshot(Struct, frozen=True):
     off: str | None
     retired: bool = False
     lacks: frozenset[API] = frozenset()
+    frozen_for: float = 0.0
+    down: str | None = None
+    ttft_spread: float = 0.0
 
 
 class Candidate(Struct, frozen=True):
     """A deployment as it was ranked: predicted seconds and nano-dollars, its score, and why it stands where it does.
 
-    `longest`: predicted seconds if the output runs to its bound. `money` is None where the price is unknown. `dropped`
-    is the reason it is not in the route, else None.
+    `latest`: seconds by which the first token has come 19 times of 20. `longest`: predicted seconds if the output runs
+    to its bound. `money` is None where the price is unknown. `dropped` is the reason it is not in the route, else None.
     """
 
     deployment: Deployment
@@ -217,6 +237,7 @@ class Candidate(Struct, frozen=True):
     score: float
     reason: str
     dropped: str | None = None
+    latest: float = 0.0
 
 
 class Route(Struct, frozen=True):

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
+from policies.apis import APIS
 from policies.domain import API, InferenceRequest
 from policies.rejections import Reason, Rejection
 
@@ -39,11 +40,6 @@ _MARK = re.compile(
     rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video)|file)"'  # a part that is no text
     rb'|"url"\s*:\s*"data:|"(?:data|file_data)"\s*:\s*"'  # the beginning of one that is inlined
 )
-_PROMPTS: dict[API, tuple[str, ...]] = {
-    "chat": ("messages", "tools", "functions", "response_format"),
-    "completions": ("prompt", "suffix"),
-    "embeddings": ("input",),
-}
 
 
 class _StreamOptions(msgspec.Struct):
@@ -77,19 +73,19 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
     model = _member(members, "model", _string, "a string that names a model") or ""
     if not model:
         raise _BadMemberError("model", "'model' is missing: name one of the models that GET /v1/models lists.")
-    needed = _PROMPTS[api][0]
-    if needed not in members:
-        raise _BadMemberError(needed, f"{needed!r} is missing.")
+    shape = APIS[api]
+    if not any(name in members for name in shape.needs):
+        raise _BadMemberError(shape.needs[0], f"{' or '.join(map(repr, shape.needs))} is missing.")
     if len(bytes(members.get("stream_options", b""))) > MOST_OPTIONS:
         raise _BadMemberError("stream_options", f"'stream_options' has more than {MOST_OPTIONS} bytes.")
     options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
-    prompt = [bytes(members[name]) for name in _PROMPTS[api] if name in members]
+    prompt = [bytes(members[name]) for name in shape.prompts if name in members]
     media, inlined = _media(prompt[0]) if api == "chat" else ([], 0)
-    limits = [_number(members, name, 0, MOST_TOKENS) for name in ("max_tokens", "max_completion_tokens")]
+    limits = [_number(members, name, 0, MOST_TOKENS) for name in shape.bounds]
     return InferenceRequest(
         api=api,
         model=model,
-        stream=api != "embeddings" and bool(_member(members, "stream", _flag, "true or false")),
+        stream=shape.streams and bool(_member(members, "stream", _flag, "true or false")),
         wants_usage=bool(options and options.include_usage),
         max_tokens=max((limit for limit in limits if limit is not None), default=None),
         choices=_choices(api, members),
@@ -136,7 +132,7 @@ def _choices(api: API, members: dict[str, Raw]) -> int:
     each = max(_number(members, name, 1, MOST_CHOICES) or 1 for name in ("n", "best_of"))
     if api == "chat":
         return each
-    name = _PROMPTS[api][0]
+    name = APIS[api].prompts[0]
     prompt = bytes(members[name])
     if not prompt.startswith(b"["):
         return each

@@ -21,7 +21,7 @@ def rewrite(request: InferenceRequest, deployment: Deployment, dialect: Dialect)
     for name in dialect.drops:
         members.pop(name, None)
     members["model"] = Raw(_encode(deployment.model))
-    if request.stream and dialect.asks_usage:
+    if request.stream and dialect.usage == "include_usage":
         members["stream_options"] = _with_usage(members.get("stream_options"))
     return _join(members)
 

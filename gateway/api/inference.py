@@ -16,14 +16,14 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import error_body, error_headers, new_request_id
 from gateway.exchange import Exchange
 from gateway.services import Services
-from gateway.upstream.fleet import PATHS
+from policies.apis import APIS
 from policies.domain import API, Model
 from policies.rejections import Rejection
 
 OWNER = "sluiceway"
 
 
-HOT: dict[str, API] = {f"/v1{path}": api for api, path in PATHS.items()}
+HOT: dict[str, API] = {f"/v1{APIS[api].path}": api for api in ("chat", "completions", "embeddings")}
 """The hot routes, by their whole path."""
 
 

@@ -22,6 +22,7 @@ from gateway.config.settings import (
     Tls,
     default_price,
 )
+from policies.dialects import tokenizer_of
 from policies.domain import Deadlines, Deployment, Model, Plan, Price, RoutingTerms
 
 DEFAULT_DATA_DIR = Path("data")
@@ -118,7 +119,13 @@ def _model(name: str, file: FileRow, taken: dict[str, str]) -> Model:
             value_of_time=row.routing.value_of_time,
             max_attempts=row.routing.max_attempts,
         ),
-        deadlines=Deadlines(total=row.deadlines.total, keep_alive=row.deadlines.keep_alive),
+        deadlines=Deadlines(
+            total=row.deadlines.total,
+            first_content=row.deadlines.first_content,
+            stall=row.deadlines.stall,
+            keep_alive=row.deadlines.keep_alive,
+        ),
+        on_stream_failure=row.on_stream_failure,
     )
 
 
@@ -131,6 +138,7 @@ def _deployment(row: DeploymentRow, kind: str) -> Deployment:
         context_window=row.context_window,
         modalities=frozenset(item.name for item in row.modalities or ()) or frozenset({"text"}),
         price=default_price(kind) if row.price is None else _price(row.price),
+        tokenizer=row.tokenizer or tokenizer_of(kind, row.model),
     )
 
 

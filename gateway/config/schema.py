@@ -15,7 +15,7 @@ from gateway.config.lists import NAME, PLAIN_NAME, Item, each, named, names, sec
 from gateway.config.plans import PlanRow, with_meters
 from gateway.config.reading import Key, Row
 from gateway.config.settings import KINDS, TRANSPORTS, Limits
-from policies.domain import Deadlines, RoutingTerms, WhenDown
+from policies.domain import Deadlines, OnStreamFailure, RoutingTerms, Tokenizer, WhenDown
 from policies.meters import MOST
 
 MODALITIES = ("text", "image", "audio", "file")
@@ -117,6 +117,7 @@ class DeploymentRow(Row, frozen=True, kw_only=True):
         tuple[Item, ...] | None, Key(words(values.one_of(MODALITIES), "add text, or remove the line"))
     ] = None
     price: Annotated[PriceRow | None, Key(section(PriceRow))] = None
+    tokenizer: Annotated[Tokenizer | None, Key(values.one_of(get_args(Tokenizer)))] = None
 
 
 class RoutingRow(Row, frozen=True, kw_only=True):
@@ -137,6 +138,8 @@ class DeadlinesRow(Row, frozen=True, kw_only=True):
     NOUN: ClassVar[str] = "deadlines"
 
     total: Annotated[float, Key(values.decimal("1", _DAY, "seconds"))] = Deadlines().total
+    first_content: Annotated[float | None, Key(values.decimal("0.1", _DAY, "seconds"))] = Deadlines().first_content
+    stall: Annotated[float | None, Key(values.decimal("0.1", _DAY, "seconds"))] = Deadlines().stall
     keep_alive: Annotated[float | None, Key(values.decimal("1", _DAY, "seconds"))] = Deadlines().keep_alive
 
 
@@ -153,6 +156,7 @@ class ModelRow(Row, frozen=True, kw_only=True):
     fallbacks: Annotated[tuple[Item, ...], Key(names(NAME))] = ()
     routing: Annotated[RoutingRow, Key(section(RoutingRow))] = field(default_factory=RoutingRow)
     deadlines: Annotated[DeadlinesRow, Key(section(DeadlinesRow))] = field(default_factory=DeadlinesRow)
+    on_stream_failure: Annotated[OnStreamFailure, Key(values.one_of(get_args(OnStreamFailure)))] = "error"
 
 
 class TeamRow(Row, frozen=True, kw_only=True):

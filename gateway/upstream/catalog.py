@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from gateway.config.settings import Backend, default_price
 from gateway.upstream.listing import Listed
+from policies.dialects import tokenizer_of
 from policies.domain import Deadlines, Deployment, Model, RoutingTerms
 from policies.rejections import Reason, Rejection
 
@@ -59,6 +60,7 @@ def listed(listings: Mapping[str, Sequence[Listed]], backends: Sequence[Backend]
                     context_window=entry.context_window,
                     modalities=EVERYTHING,
                     price=default_price(backend.kind),
+                    tokenizer=tokenizer_of(backend.kind, entry.id),
                 )
             )
     models = [Model(name, (), tuple(of), (), RoutingTerms(), Deadlines()) for name, of in sorted(found.items())]

@@ -11,6 +11,7 @@ import structlog
 
 from gateway.config.settings import Backend
 from gateway.upstream.transport import open_transport
+from policies.apis import APIS
 from policies.breaker import Breaker, State
 from policies.dialects import DIALECTS, Dialect
 from policies.domain import API, Deployment, Model, Snapshot
@@ -18,9 +19,6 @@ from policies.failures import Failure, FailureKind
 from policies.latency import Latency
 
 log = structlog.get_logger("sluiceway.fleet")
-
-
-PATHS: dict[API, str] = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 
 LACKS_SECONDS = 60.0
 """How long an API that a deployment said it does not have is believed missing: engines restart with other flags."""
@@ -139,7 +137,10 @@ class Home:
         self.backend = backend
         self.dialect = DIALECTS[backend.kind]
         # Parsed once: httpx takes 30 us for it, a tenth of a small call.
-        self.urls = {api: httpx.URL(backend.base_url + path) for api, path in PATHS.items()}
+        root = backend.base_url.removesuffix("/v1")
+        self.urls = {
+            api: httpx.URL((root if shape.at_root else backend.base_url) + shape.path) for api, shape in APIS.items()
+        }
         self.transport = open_transport(backend)
         self.headers: list[tuple[bytes, bytes]] = [
             (b"host", self.urls["chat"].netloc),

@@ -4,12 +4,28 @@ Law: everything that is particular to one kind of backend stands in its file her
 by name.
 """
 
-from policies.dialects import llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm
-from policies.dialects.dialect import Dialect, Priors
+import re
 
-__all__ = ["DIALECTS", "Dialect", "Priors"]
+from policies.dialects import llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm
+from policies.dialects.dialect import Dialect, Prefill, Priors, Scrape
+from policies.domain import Tokenizer
+
+__all__ = ["DIALECTS", "Dialect", "Prefill", "Priors", "Scrape", "tokenizer_of"]
 
 DIALECTS: dict[str, Dialect] = {
     module.DIALECT.kind: module.DIALECT
     for module in (llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm)
 }
+
+_MISTRAL = re.compile(
+    r"(?:^|/)(?:[a-z]+-)?(?:mi[sx]tral|ministral|magistral|devstral|codestral|pixtral|voxtral)", re.IGNORECASE
+)
+
+
+def tokenizer_of(kind: str, model: str) -> Tokenizer:
+    """Guess how an engine of `kind` templates `model`, named as it is there, where nobody says.
+
+    vLLM, and what is built on it, takes mistral-common for whatever carries Mistral's own tokenizer file
+    (`--tokenizer-mode auto`); llama.cpp and LM Studio template by the GGUF's.
+    """
+    return "mistral" if DIALECTS[kind].mistral_common and _MISTRAL.search(model) else "other"

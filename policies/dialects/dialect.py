@@ -1,6 +1,22 @@
-"""The shape of a dialect: the few ways in which OpenAI-compatible engines differ."""
+"""The shape of a dialect: the few ways in which engines differ.
+
+Law: data only; `rewrite`, `candidates`, `failures` and the gateway's probes read it and know no engine by name.
+"""
+
+from typing import Literal
 
 from msgspec import Struct
+
+from policies.domain import API
+
+UsageMode = Literal["include_usage", "always", "none"]
+"""How a stream tells its usage: when `stream_options` asks for it, always (and refuses to be asked), never."""
+
+Prefill = Literal["flags", "implicit", "prefix"]
+"""How an engine is made to go on from an assistant's unfinished message: `continue_final_message` with
+`add_generation_prompt: false`; by that message being the last; by `prefix: true` on it."""
+
+OPENAI_APIS: frozenset[API] = frozenset({"chat", "completions", "embeddings"})
 
 
 class Priors(Struct, frozen=True):
@@ -15,17 +31,50 @@ class Priors(Struct, frozen=True):
     token_time: float
 
 
+class Scrape(Struct, frozen=True):
+    """Where an engine tells its load to Prometheus: a path from its root, and the names of each figure, newest first.
+
+    `running`, `waiting`: calls; `kv_use`: share of the KV cache in use, 0 to 1. A name that is not found is unknown,
+    never 0.
+    """
+
+    path: str
+    running: tuple[str, ...]
+    waiting: tuple[str, ...]
+    kv_use: tuple[str, ...] = ()
+
+
 class Dialect(Struct, frozen=True):
     """One kind of backend.
 
-    `asks_usage`: takes `stream_options.include_usage`. `drops`, `renames`: request members it refuses or calls
-    otherwise. `headers`: sent with every call. `stall`: seconds of silence inside a stream that count as a failure.
+    `apis`: those that it has. `auth`: the header of its credential and what stands before it. `usage`: how a stream
+    tells it. `keeps`: the only members it takes, where it refuses all others (None: any). `drops`, `renames`: members
+    it refuses or calls otherwise. `slights`: members whose being dropped or ignored changes what the caller gets, so
+    that others come first. `efforts`: what a caller's `reasoning_effort` is called here (what is not listed goes as it
+    is). `headers`: sent with every call. `max_body`: bytes that it takes (None: any). `stall`: seconds of silence in a
+    stream that count as a failure. `freeze`: seconds that a 429 without a Retry-After keeps calls away. `health`: a
+    path from its root that answers 200 when it serves, at no cost (None: its list of models is asked). `scrape`: its
+    load. `prefill`: how it goes on from given text (None: it is asked in words). `polls`: a path from the root of its
+    host at which an answer of 202 is fetched, with its request id behind it. `mistral_common`: it templates models of
+    Mistral's with their own tokenizer.
     """
 
     kind: str
     priors: Priors
-    asks_usage: bool = True
+    apis: frozenset[API] = OPENAI_APIS
+    auth: tuple[str, str] = ("authorization", "Bearer ")
+    usage: UsageMode = "include_usage"
+    keeps: frozenset[str] | None = None
     drops: frozenset[str] = frozenset()
     renames: dict[str, str] = {}
+    slights: frozenset[str] = frozenset()
+    efforts: dict[str, str] = {}
     headers: tuple[tuple[str, str], ...] = ()
+    max_body: int | None = None
     stall: float = 30.0
+    freeze: float = 1.0
+    health: str | None = None
+    scrape: Scrape | None = None
+    prefill: Prefill | None = None
+    polls: str | None = None
+    mistral_common: bool = False

@@ -8,7 +8,7 @@ from policies.dialects.dialect import Dialect, Priors
 DIALECT = Dialect(
     kind="transformers",
     priors=Priors(0.5, 1_000.0, 0.05),
-    asks_usage=False,
+    usage="always",
     drops=frozenset(
         {
             "logprobs",

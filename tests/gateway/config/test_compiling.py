@@ -24,9 +24,11 @@ models:
       - backend: hosted
         model: mistralai/mistral-medium-3.5-128b
         price: {input: 1.5, output: 7.5, cached_input: 0.15, reasoning: 8}
+        tokenizer: other
     fallbacks: [any]
     routing: {ttft_target: 2.0, value_of_time: 0.001, max_attempts: 1}
-    deadlines: {total: 60, keep_alive: 15}
+    deadlines: {total: 60, first_content: 20, stall: 12, keep_alive: 15}
+    on_stream_failure: continue
   small:
     aliases: [any]
     deployments: [{backend: hosted, model: small, price: {input: 1, output: 2}}]
@@ -83,7 +85,13 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
             aliases=("mistral-medium-latest",),
             deployments=(
                 Deployment(
-                    "gpu-a", "vllm", "mistralai/Mistral-Medium-3.5-128B", 131_072, text | {"image"}, Price(0, 0)
+                    "gpu-a",
+                    "vllm",
+                    "mistralai/Mistral-Medium-3.5-128B",
+                    131_072,
+                    text | {"image"},
+                    Price(0, 0),
+                    "mistral",
                 ),
                 Deployment("gpu-b", "llamacpp", "mistral-medium-3.5-q4", 32_768, text, Price(10_000, 0)),
                 Deployment(
@@ -93,11 +101,13 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
                     None,
                     text,
                     Price(1_500_000, 7_500_000, cached_input=150_000, reasoning=8_000_000),
+                    "other",
                 ),
             ),
             fallbacks=("small",),
             routing=RoutingTerms(ttft_target=2.0, value_of_time=1_000_000, max_attempts=1),
-            deadlines=Deadlines(60.0, 15.0),
+            deadlines=Deadlines(60.0, 20.0, 12.0, 15.0),
+            on_stream_failure="continue",
         ),
         Model(
             name="small",
