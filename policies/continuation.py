@@ -105,8 +105,9 @@ class Transcript:
 class Seam:
     """Joins a continuation to the `text` before it, of `output_tokens`.
 
-    `exact`: its engine goes on from the text itself. A continuation may repeat the end of the text, or all of it: that is
-    cut away. Its role and its thoughts are dropped until its first words are out. Its usage becomes that of the whole.
+    `exact`: its engine goes on from the text itself. A continuation may repeat the end of the text, or all of it: that
+    is cut away. Its role and its thoughts are dropped until its first words are out. Its usage becomes that of the
+    whole.
     """
 
     def __init__(self, text: str, output_tokens: int, *, exact: bool) -> None:
