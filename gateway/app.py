@@ -9,10 +9,10 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import structlog
 from litestar import Litestar, Request, Response
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp
+from msgspec.structs import astuple
 
 from gateway import clock
 from gateway.api.admin import ERROR_ANSWERS, admin_router
@@ -22,19 +22,14 @@ from gateway.errors import new_request_id
 from gateway.identity.directory import Directory
 from gateway.identity.identify import Identities
 from gateway.ledger import Ledger
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, Vitals
 from gateway.services import Services
 from gateway.store.door import Store
 from gateway.telemetry import Telemetry
 from gateway.upkeep import Upkeep
-from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.catalog import Catalog
 from gateway.upstream.fleet import Fleet
-from gateway.upstream.listing import USUAL_PORTS, Listed, engine_at, models_of
-
-log = structlog.get_logger("sluiceway.app")
-
-RESCAN = 30.0
-"""Seconds between looks at what the backends list."""
+from gateway.upstream.scanning import Scanning
 
 LAST_CALLS = 3.0
 """Seconds that cancelled calls get to end."""
@@ -63,8 +58,6 @@ class Gateway:
         self.ledger = Ledger(store, instance, journal=journal if local else None)
         self.upkeep = Upkeep(store, self.ledger, allow_eviction=settings.store.allow_eviction)
         fleet = Fleet()
-        for backend in settings.backends:
-            fleet.add(backend)
         metrics = Metrics()
         self.services = Services(
             settings=settings,
@@ -78,10 +71,10 @@ class Gateway:
             ),
         )
         self._admin_key = admin_key
-        self._discover = discover
-        self._listings: dict[str, list[Listed]] = {}
-        self._silent: dict[str, str] = {}
-        self._rescan: asyncio.Task[None] | None = None
+        self.scanning = Scanning(
+            fleet, settings.backends, settings.models, self._publish, metrics.forget, discover=discover
+        )
+        metrics.engines(self._vitals)
         metrics.gauge("sluiceway_open_calls", "Calls under way.", lambda: self.services.intake.open_calls)
         metrics.gauge("sluiceway_body_bytes", "Bytes of bodies held.", lambda: self.services.intake.buffered)
         metrics.gauge("sluiceway_store_round_trips", "Store round trips since start.", lambda: store.round_trips)
@@ -94,46 +87,22 @@ class Gateway:
     def _figure(self, name: str) -> float:
         return float(getattr(self.ledger.figures, name))
 
+    def _vitals(self) -> dict[str, Vitals]:
+        """Return what the probes know of each backend, by its name."""
+        found = {home.backend.name: home.condition for home in self.services.fleet.present}
+        return {
+            name: Vitals(float(seen.down is None) if seen.probed else None, *astuple(seen.load))
+            for name, seen in found.items()
+        }
+
+    def _publish(self, catalog: Catalog) -> None:
+        self.services.catalog = catalog
+
     async def start(self) -> None:
         """Join the store and look at the backends. Raises StoreDown and UnfitStore."""
         await self.upkeep.start()
         await self.ledger.start()
-        if self.settings.models is None:
-            await self.scan()
-            self._rescan = clock.spawn(self._keep_scanning(), "rescan-backends")
-
-    async def scan(self) -> None:
-        """Look for local engines and for what every backend lists, and swap the catalog."""
-        fleet = self.services.fleet
-        if self._discover:
-            for found in await asyncio.gather(*(engine_at(port) for port in USUAL_PORTS)):
-                if found is not None and found.name not in fleet.homes:
-                    log.info("found a local engine", backend=found.name, base_url=found.base_url)
-                    fleet.add(found)
-        backends = [home.backend for home in fleet.homes.values()]
-        listings = await asyncio.gather(*map(models_of, fleet.homes.values()))
-        for backend, listing in zip(backends, listings, strict=True):
-            self._heard(backend.name, listing)
-        self.services.catalog = listed(self._listings, backends)
-
-    def _heard(self, backend: str, listing: list[Listed] | str) -> None:
-        """Keep what a backend lists; one that cannot be asked keeps what it listed last, which is logged once."""
-        if isinstance(listing, str):
-            if self._silent.get(backend) != listing:
-                log.warning("a backend's models cannot be listed", backend=backend, why=listing)
-            self._silent[backend] = listing
-            return
-        if self._silent.pop(backend, None) is not None:
-            log.info("a backend lists its models again", backend=backend)
-        self._listings[backend] = listing
-
-    async def _keep_scanning(self) -> None:
-        while True:
-            await asyncio.sleep(RESCAN)
-            try:
-                await self.scan()
-            except Exception:
-                log.exception("the backends could not be scanned; the last catalog stays")
+        await self.scanning.start()
 
     def app(self) -> ASGIApp:
         """Return the app that callers and admins talk to."""
@@ -160,8 +129,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Settle everything, send the last spans, close every connection; call it when no call is left."""
-        if self._rescan is not None:
-            self._rescan.cancel()
+        self.scanning.close()
         self.upkeep.close()
         await self._last_calls()
         await self.ledger.close()

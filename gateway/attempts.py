@@ -3,13 +3,17 @@
 Law: `policies.retries` says what comes next, the relay does it, and every attempt gives back its load and says what it
 learned, whatever ended it. `relay` is the attempt that serves: None while none does, and after one that failed unseen.
 Who calls pays for the attempt that serves; what the others cost is told apart. A deployment that is dearer than what is
-set aside is tried only once the difference is.
+set aside is tried only once the difference is. A stream that breaks off is gone on with where its model says so.
 """
+
+import asyncio
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from gateway import clock
-from gateway.errors import error_body
+from gateway.continuing import Continuing
+from gateway.errors import Headers
 from gateway.growth import Growing
 from gateway.relay import Relay
 from gateway.reply import Reply
@@ -17,13 +21,15 @@ from gateway.services import Services
 from gateway.telemetry import Attributes, Span, finish, propagate, usage_attributes
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from gateway.upstream.fleet import Ticket
-from policies.domain import Bill, Candidate, Estimate, InferenceRequest, Reservation, Route, Usage
-from policies.failures import Failure
+from policies.apis import APIS
+from policies.continuation import continuable
+from policies.domain import Bill, Candidate, Deadlines, Estimate, InferenceRequest, Reservation, Route, Usage
+from policies.failures import Failure, FailureKind
+from policies.parts import Part, shares
 from policies.pricing import money
 from policies.rejections import Reason, Rejection
-from policies.retries import next_attempts, passes, verdict
+from policies.retries import RetryBudget, next_step, passes, verdict
 from policies.rewrite import rewrite
-from policies.sse import error_event
 from policies.usage import together
 
 CALLER_LEFT = "caller_left"
@@ -33,7 +39,7 @@ NOTHING = Usage(0, 0, estimated=False)
 
 
 class Attempts:
-    """The attempts of one call, which `reservation` pays.
+    """The attempts of one call, which `reservation` pays; `forwards` are the caller's headers that go upstream.
 
     `outcome`: how the last one ended. `unpaid`: candidates that were passed over since the difference was refused.
     """
@@ -47,6 +53,8 @@ class Attempts:
         reservation: Reservation,
         *,
         call: Span,
+        deadlines: Deadlines,
+        forwards: Headers,
     ) -> None:
         self.relay: Relay | None = None
         self.outcome = CALLER_LEFT
@@ -54,72 +62,110 @@ class Attempts:
         self._services = services
         self._request = request
         self._estimate = estimate
+        self._deadlines = deadlines
         self._key = reservation.claim.key
         self._growing = Growing(services, request, reservation)
         self._reply = reply
         self._call = call
+        self._forwards = forwards
+        self._suspects: list[tuple[Ticket, Failure]] = []
+        self._continuing: Continuing | None = None
         self._wasted: Usage | None = None
         self._wasted_money = 0
 
     def bill(self, outcome: str | None = None) -> Bill:
         """Return what the call is settled with if it ends now; `outcome`: how, where it is not the last attempt's."""
         relay, usage, deployment, cost = self.relay, NOTHING, "", 0
+        wasted, wasted_money = self._wasted, self._wasted_money
+        parts = [] if self._continuing is None else [*self._continuing.parts]
+        if parts and self._continuing is not None:
+            deployment = self._continuing.deployment
         if relay is not None and relay.attempt.written:
             served = relay.attempt.candidate.deployment
             usage, deployment = self._used(relay), served.id
             cost = money(served.price, usage)
-        return Bill(
-            usage,
-            cost,
-            deployment,
-            outcome or self.outcome,
-            self._reply.request_id,
-            self._wasted,
-            self._wasted_money,
-        )
+            if parts:
+                parts.append(Part(served.price, usage))
+        if parts:
+            divided = shares(parts)
+            usage, cost = divided.usage, divided.money
+            wasted = divided.wasted if wasted is None else together(wasted, divided.wasted)
+            wasted_money += divided.wasted_money
+        return Bill(usage, cost, deployment, outcome or self.outcome, self._reply.request_id, wasted, wasted_money)
+
+    @property
+    def continued(self) -> int:
+        """How many times another deployment was asked to go on with the answer."""
+        return 0 if self._continuing is None else len(self._continuing.parts)
 
     async def run(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
         """Answer the caller from the first deployment that can; a Rejection where none could.
 
         `first`: the load that the call already holds on the first one. `begun_at`: when it began, monotonic seconds.
         """
-        every = planned.model.deadlines.keep_alive
+        every = self._deadlines.keep_alive
         if every is not None and self._request.stream:
             self._reply.keep_alive(every)
+        if planned.model.on_stream_failure == "continue" and self._request.stream and continuable(self._request):
+            self._continuing = Continuing(self._request)
         try:
             return await self._try(planned, first, begun_at)
         finally:
             self._reply.hush()
+            self._judge(served=self.outcome == "ok")
 
     async def _try(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
         budget = self._services.budget(planned.model.name, begun_at)
         budget.call()
-        deadline = begun_at + planned.model.deadlines.total
+        deadline = begun_at + self._deadlines.total
         tried: list[tuple[Candidate, Failure]] = []
         candidate: Candidate | None = planned.order[0]
         ticket = first
         failed: AttemptFailed | None = None
         while candidate is not None:
-            failed = await self._attempt(candidate, ticket, len(tried) + 1, deadline)
+            last = len(tried) + 1 >= min(len(planned.order), planned.model.routing.max_attempts)
+            failed = await self._attempt(candidate, ticket, len(tried) + 1, deadline, last=last)
             if failed is None:
                 return None
             tried.append((candidate, failed.failure))
-            now = clock.monotonic()
-            candidate = await self._payable(next_attempts(planned, tried, deadline - now, budget, now))
+            candidate = await self._next(planned, tried, deadline, budget)
             if candidate is not None:
                 live = self._services.fleet.live(candidate.deployment)
                 ticket = Ticket(live, self._estimate.prompt_tokens, clock.monotonic())
-        if failed is not None and failed.passed is not None and passes(tried):
+        if failed is not None and failed.passed is not None and passes(tried) and not self.continued:
             await self._reply.whole(failed.passed.status, failed.passed.content_type, failed.passed.body)
             return None
-        return verdict(tried, deadline - clock.monotonic(), self.unpaid.values())
+        now = clock.monotonic()
+        return verdict(
+            tried,
+            self._request.api,
+            tokens=self._estimate.prompt_tokens + (self._request.max_tokens or 0),
+            remaining=deadline - now,
+            back=min(self._services.fleet.live(before.deployment).freeze.left(now) for before, _ in tried),
+            unpaid=self.unpaid.values(),
+        )
 
-    async def _payable(self, left: list[Candidate]) -> Candidate | None:
+    async def _next(
+        self, planned: Route, tried: list[tuple[Candidate, Failure]], deadline: float, budget: RetryBudget
+    ) -> Candidate | None:
+        """Return the candidate to try next, once it is its time; None where it is time to give up."""
+        while True:
+            now = clock.monotonic()
+            frozen = {
+                before.deployment.id: self._services.fleet.live(before.deployment).freeze.asked(now)
+                for before, _ in tried
+            }
+            step = next_step(planned, tried, frozen, deadline - now, budget, now=now, unpaid=self.unpaid)
+            if step.wait:
+                await asyncio.sleep(step.wait)
+            candidate = await self._payable(step.candidates)
+            if candidate is not None or not step.candidates:
+                return candidate
+
+    async def _payable(self, left: Sequence[Candidate]) -> Candidate | None:
         """Return the first candidate whose price is set aside, or could be just now."""
         for candidate in left:
             deployment = candidate.deployment
-            if deployment.id in self.unpaid:
-                continue
             reason = await self._growing.covers(deployment.price)
             if reason is None:
                 return candidate
@@ -128,31 +174,46 @@ class Attempts:
         return None
 
     async def _attempt(
-        self, candidate: Candidate, ticket: Ticket, number: int, deadline: float
+        self, candidate: Candidate, ticket: Ticket, number: int, deadline: float, *, last: bool
     ) -> AttemptFailed | None:
         """Try one deployment; None once the caller has an answer, whole or cut."""
-        request, deployment = self._request, candidate.deployment
+        deployment, continuing = candidate.deployment, self._continuing
         home = self._services.fleet.homes[deployment.backend]
+        request = self._request if continuing is None else continuing.asks(home.dialect)
         self._reply.backend, self._reply.attempts = deployment.backend, number
         base_url = home.backend.base_url
         span = self._services.telemetry.attempt_span(self._call, request.api, candidate, number, base_url)
-        headers = [(b"x-request-id", self._reply.request_id.encode()), *propagate(span)]
+        forwards = [(name, value) for name, value in self._forwards if name.decode() not in dict(home.dialect.headers)]
+        headers = [(b"x-request-id", self._reply.request_id.encode()), *propagate(span), *forwards]
         attempt = Attempt(home, ticket, candidate)
         self._services.metrics.in_flight(deployment.backend).inc()
         if request.stream:
-            self._growing.watch(deployment.price)
-        relay = self.relay = Relay(attempt, request, self._reply, self._growing, deadline)
+            self._growing.watch(deployment.price, 0 if continuing is None else continuing.output_tokens)
+        relay = self.relay = Relay(
+            attempt,
+            request,
+            self._reply,
+            self._growing,
+            deadline,
+            deadlines=self._deadlines,
+            prompt_tokens=self._estimate.prompt_tokens,
+            last=last,
+            hand=None if continuing is None else continuing.passes,
+        )
         failure: Failure | None = None
         outcome = CALLER_LEFT
         try:
-            await relay.run(rewrite(request, deployment, home.dialect), headers)
+            body, self._reply.changed = rewrite(request, deployment, home.dialect)
+            await relay.run(body, headers)
             failure = relay.cut
             outcome = "ok" if failure is None else failure.kind.value
             if relay.stopped is not None:
                 outcome = CUT
-                await self._tell_stopped(relay.stopped)
+                await self._tell_stopped(relay.stopped, relay.number)
+            elif failure is not None and self._goes_on(failure, relay):
+                return AttemptFailed(failure)
             elif failure is not None:
-                await self._tell_cut(failure, told=relay.told)
+                await self._tell_cut(failure, relay)
         except AttemptFailed as failed:
             self._waste(relay)
             self.relay = None
@@ -169,9 +230,16 @@ class Attempts:
             self._services.metrics.in_flight(deployment.backend).dec()
             self._learn(attempt, relay, failure, outcome)
             if span.is_recording():
-                attributes: Attributes = usage_attributes(relay.usage) if relay.usage is not None else {}
-                attributes["sluiceway.outcome"] = outcome
-                finish(span, attributes, status=attempt.status or None, error=None if outcome == "ok" else outcome)
+                self._finish(span, relay, outcome)
+
+    def _finish(self, span: Span, relay: Relay, outcome: str) -> None:
+        """End an attempt's recorded span."""
+        attributes: Attributes = usage_attributes(relay.usage) if relay.usage is not None else {}
+        attributes["sluiceway.outcome"] = outcome
+        attributes.update(relay.attempt.names)
+        if self._reply.changed:
+            attributes["sluiceway.changed"] = self._reply.changed
+        finish(span, attributes, status=relay.attempt.status or None, error=None if outcome == "ok" else outcome)
 
     def _learn(self, attempt: Attempt, relay: Relay, failure: Failure | None, outcome: str) -> None:
         """Take from an attempt what it says about its deployment and about calls like this one."""
@@ -183,33 +251,63 @@ class Attempts:
         if attempt.first_at and relay.events:
             metrics.ttft(backend).observe(attempt.first_at - attempt.sent_at)
         if failure is not None:
+            if failure.kind is FailureKind.SILENCE and self._request.stream:
+                attempt.unheard()
             now, request_id = clock.monotonic(), self._reply.request_id
             live.failed(failure, self._request.api, now, probe=probe, request_id=request_id)
+            if failure.ejects and failure.meaning.on_proof:
+                if relay.committed:  # it had begun to serve the call
+                    live.convicted(failure, now, probe=probe)
+                else:
+                    self._suspects.append((attempt.ticket, failure))
             return
         if outcome != "ok":
             live.breaker.abandoned(probe=probe)
             return
         live.answered(self._request.api)
         told = relay.usage
-        if told is not None:
+        if told is not None and not self.continued:
             attempt.finished(told.completion_tokens)
             self._services.estimates.learn(
                 self._key, self._request, told.prompt_tokens, told.completion_tokens, relay.events
             )
 
+    def _judge(self, *, served: bool) -> None:
+        """Decide about those whose failure may have been the call's own doing: `served` elsewhere, it was not."""
+        now = clock.monotonic()
+        for ticket, failure in self._suspects:
+            if served:
+                ticket.live.convicted(failure, now, probe=ticket.probe)
+            else:
+                ticket.live.breaker.abandoned(probe=ticket.probe)
+
     def _used(self, relay: Relay) -> Usage:
         """Return what an attempt has used, or used: as told once it is whole, else as counted and marked so."""
         told, request, attempt = relay.usage, self._request, relay.attempt
+        if not APIS[request.api].charged:
+            return NOTHING
         if told is not None and relay.finished:
             return told
         completion = self._services.estimates.counted_output(self._key, request, relay.events, relay.answer_bytes)
-        if not request.stream and not relay.finished and request.api != "embeddings":
+        if not request.stream and not relay.finished and APIS[request.api].generates:
             now, most = clock.monotonic(), self._estimate.longest_output
             latency = attempt.ticket.live.latency
             completion = latency.unseen_tokens(now, now - attempt.sent_at, request.choices, most)
         if told is None:
             return Usage(self._estimate.prompt_tokens, completion, estimated=True)
         return replace(told, completion_tokens=max(told.completion_tokens, completion), estimated=True)
+
+    def _goes_on(self, failure: Failure, relay: Relay) -> bool:
+        """Say whether another deployment may go on with an answer that broke off; if so, keep what it has cost."""
+        if self._continuing is None or not self._continuing.goes_on(failure):
+            return False
+        if self._continuing.unseen:
+            self._waste(relay)
+        else:
+            self._continuing.broke(relay.attempt.candidate.deployment, self._used(relay))
+        self._services.metrics.continued.inc()
+        self.relay = None
+        return True
 
     def _waste(self, relay: Relay) -> None:
         """Take in what a failed attempt cost: nothing, where the upstream was not reached or refused to work."""
@@ -219,14 +317,16 @@ class Attempts:
         self._wasted_money += money(relay.attempt.candidate.deployment.price, used)
         self._wasted = used if before is None else together(before, used)
 
-    async def _tell_stopped(self, limit: Rejection) -> None:
-        """End a stream that outgrew what a limit allows."""
+    async def _tell_stopped(self, limit: Rejection, number: int) -> None:
+        """End a stream that outgrew what a limit allows, after so many numbered events."""
         told = replace(limit, message=f"The answer was cut by a limit: {limit.message}.")
-        await self._reply.break_off(CUT, error_event(error_body(told, self._reply.request_id)))
+        await self._reply.cut(CUT, told, number)
 
-    async def _tell_cut(self, failure: Failure, *, told: bool) -> None:
-        """End a committed answer that failed; `told`: the upstream has just said so itself."""
+    async def _tell_cut(self, failure: Failure, relay: Relay) -> None:
+        """End a committed answer that failed, unless the upstream has just said so itself."""
         message = f"The answer broke off ({failure.kind.value}); what came before is incomplete."
         rejection = Rejection(Reason.UPSTREAM_FAILED, message)
-        last = b"" if told else error_event(error_body(rejection, self._reply.request_id))
-        await self._reply.break_off(failure.kind.value, last)
+        if relay.told:
+            await self._reply.break_off(failure.kind.value)
+        else:
+            await self._reply.cut(failure.kind.value, rejection, relay.number)

@@ -16,16 +16,18 @@ from msgspec.structs import replace
 from gateway import clock
 from gateway.attempts import CALLER_LEFT, NOTHING, Attempts
 from gateway.cycle import PRESENCE, Presence
-from gateway.errors import STOPPING, new_request_id
+from gateway.errors import STOPPING, Headers, new_request_id
 from gateway.intake import CallerLeft, Receive
 from gateway.reply import LAST_WORDS, Reply, Send
 from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
 from gateway.upstream.fleet import Ticket
+from policies.apis import APIS
 from policies.candidates import BUDGET
 from policies.claims import claim, lacks_money
-from policies.domain import API, Bill, Estimate, InferenceRequest, Model, Principal, Reservation, Route
+from policies.deadlines import HEADER, asked_total
+from policies.domain import API, Bill, Deadlines, Estimate, InferenceRequest, Model, Principal, Reservation, Route
 from policies.limits import NANO, limit_headers
 from policies.rejections import Reason, Rejection
 from policies.request import read
@@ -36,8 +38,11 @@ log = structlog.get_logger("sluiceway.exchange")
 Scope = Any
 
 _STOPPED = "stopping"
+_TIMEOUT = HEADER.encode()
 _NOTHING = Bill(NOTHING, outcome="rejected")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PLAIN = re.compile(rb"[A-Za-z0-9._, -]{1,512}")
+"""What of a caller's headers goes upstream at all."""
 _STORE_DOWN = Rejection(
     Reason.STORE_DOWN, "Limits cannot be checked right now, so nothing is served; try again.", retry_after_us=1_000_000
 )
@@ -55,6 +60,7 @@ class Exchange:
         self._principal: Principal | None = None
         self._request: InferenceRequest | None = None
         self._estimate = Estimate(0, 0, 0, 0)
+        self._deadlines = Deadlines()
         self._reservation: Reservation | None = None
         self._attempts: Attempts | None = None
         self._route: Route | None = None
@@ -68,7 +74,7 @@ class Exchange:
         services = self._services
         self._begun_at = clock.monotonic()
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self._reply = Reply(send, _request_id(self._headers), services.config)
+        self._reply = Reply(send, _request_id(self._headers), services.config, self._api)
         self._span = services.telemetry.server_span(scope["path"], self._headers, scope["client"][0])
         self._presence: Presence = scope["extensions"][PRESENCE]
         call = asyncio.current_task()
@@ -128,6 +134,11 @@ class Exchange:
         model = services.catalog.find(request.model)
         if model is None:
             return services.catalog.missing(request.model)
+        total = asked_total(_header(self._headers, _TIMEOUT), model.deadlines.total)
+        if isinstance(total, Rejection):
+            return total
+        asked = total < model.deadlines.total
+        self._deadlines = replace(model.deadlines, total=total) if asked else model.deadlines
         if model.name != request.model:
             request = replace(request, model=model.name)
         self._request = request
@@ -180,7 +191,14 @@ class Exchange:
         for level, meter in admitted.shadows:
             services.metrics.shadow_refusals(level, meter.value).inc()
         self._attempts = Attempts(
-            services, self._known_request(), self._estimate, self._reply, admitted, call=self._span
+            services,
+            self._known_request(),
+            self._estimate,
+            self._reply,
+            admitted,
+            call=self._span,
+            deadlines=self._deadlines,
+            forwards=_forwarded(self._api, self._headers),
         )
         services.ledger.follow(admitted, self._attempts.bill)
         return await self._attempts.run(planned, ticket, self._begun_at)
@@ -259,6 +277,7 @@ class Exchange:
             "sluiceway.cost_usd": bill.money / NANO,
             "sluiceway.outcome": bill.outcome,
             "sluiceway.attempts": self._reply.attempts,
+            "sluiceway.continued": 0 if self._attempts is None else self._attempts.continued,
             "sluiceway.backend": self._reply.backend,
             "sluiceway.request_id": self._reply.request_id,
         }
@@ -284,7 +303,18 @@ class Exchange:
         return attributes
 
 
+def _forwarded(api: API, headers: Headers) -> Headers:
+    """Return those of the caller's headers that go upstream with a call of `api`."""
+    names = APIS[api].forwards
+    return [header for header in headers if header[0] in names and _PLAIN.fullmatch(header[1])] if names else []
+
+
 def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
     """Return the caller's request id where it is a plain one, else a new one."""
-    told = next((value for name, value in headers if name == b"x-request-id"), b"")
+    told = _header(headers, b"x-request-id") or b""
     return told.decode() if _REQUEST_ID.fullmatch(told) else new_request_id()
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """Return the first header of that name, None where there is none."""
+    return next((value for found, value in headers if found == name), None)

@@ -25,7 +25,7 @@ class Growing:
     `at`: content events at which the stream must ask `outgrown`.
     """
 
-    __slots__ = ("_money", "_output", "_price", "_refusal", "_request", "_reservation", "_services", "at")
+    __slots__ = ("_already", "_money", "_output", "_price", "_refusal", "_request", "_reservation", "_services", "at")
 
     def __init__(self, services: Services, request: InferenceRequest, reservation: Reservation) -> None:
         self.at = NEVER
@@ -35,6 +35,7 @@ class Growing:
         self._output = reservation.claim.output_tokens
         self._money = reservation.claim.money
         self._price: Price | None = None
+        self._already = 0
         self._refusal: Rejection | None = None
 
     async def covers(self, price: Price | None) -> str | None:
@@ -48,11 +49,11 @@ class Growing:
             return Reason.STORE_DOWN.value
         return None if refusal is None else BUDGET
 
-    def watch(self, price: Price | None) -> None:
-        """Watch a stream that begins now, on a deployment of that price."""
-        self._price = price
+    def watch(self, price: Price | None, already: int = 0) -> None:
+        """Watch a stream that begins now, on a deployment of that price; so many output tokens came before it."""
+        self._price, self._already = price, already
         estimates, key = self._services.estimates, self._reservation.claim.key
-        self.at = estimates.events_within(key, self._request, self._output)
+        self.at = estimates.events_within(key, self._request, max(0, self._output - already))
 
     def outgrown(self, events: int, told: Usage | None) -> Rejection | None:
         """Set more aside for a stream with so many content events, whose upstream has `told` its usage so far, or not.
@@ -65,6 +66,7 @@ class Growing:
         counted = estimates.counted_output(key, self._request, events, 0)
         if told is not None:
             counted = max(counted, told.completion_tokens)
+        counted += self._already
         more = step(self._output, counted, self._request) if counts_output(self._reservation.claim) else 0
         self.at = NEVER
         if more:
@@ -82,7 +84,7 @@ class Growing:
         if refusal is not None and cuts(refusal, self._reservation.claim.levels):
             self._refusal, self.at = refusal, 0
         else:
-            self.at = ask_again_at * events // counted + 1
+            self.at = (ask_again_at - self._already) * events // (counted - self._already) + 1
 
     async def _ask(self, tokens: int, money: int) -> Rejection | None:
         """Ask the ledger for more, and note it where it is granted. Raises StoreDown."""

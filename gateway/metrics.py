@@ -1,19 +1,63 @@
 """The one door to Prometheus: what is counted, under which names.
 
 Law: a label's values are a closed set (configured names and the enums of `policies`), never what a caller typed; so the
-number of series is bounded by the configuration.
+number of series is bounded by the configuration and the replicas there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 _OVERHEAD = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
 _SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 204.8)
+
+
+class Vitals(NamedTuple):
+    """What a backend's probes found, in the order of the metrics, None where unknown: `up` is 1 or 0."""
+
+    up: float | None
+    running: float | None
+    waiting: float | None
+    kv_use: float | None
+
+
+_VITALS = (
+    ("sluiceway_backend_up", "1 while a backend's free probes find that it serves, 0 while they do not."),
+    ("sluiceway_engine_running", "Calls that a backend's engine says it runs."),
+    ("sluiceway_engine_waiting", "Calls that a backend's engine says it has queued."),
+    ("sluiceway_engine_kv_use", "Share of its KV cache that a backend's engine says is in use, 0 to 1."),
+)
+
+
+class _Engines(Collector):
+    """What is told of the backends, read when scraped: one that has gone is in it no more."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Mapping[str, Vitals]] = dict
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        told = self.read()
+        for number, (name, text) in enumerate(_VITALS):
+            family = GaugeMetricFamily(name, text, labels=["backend"])
+            for backend, vitals in told.items():
+                value = vitals[number]
+                if value is not None:
+                    family.add_metric([backend], value)
+            yield family
+
+
+class _Registry(CollectorRegistry):
+    """A registry whose series of a backend can be dropped: by each of `drops`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drops: list[Callable[[str], None]] = []
 
 
 class Metrics:
@@ -24,7 +68,9 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = registry = _Registry()
+        self._engines = _Engines()
+        registry.register(self._engines)
         self.requests = _labelled(registry, Counter, "requests", "Calls answered, by status.", "api model status")
         self.rejections = _labelled(
             registry,
@@ -64,6 +110,9 @@ class Metrics:
             "From sending to a stream's first content, by backend.",
             "backend",
         )
+        self.continued = Counter(
+            "sluiceway_streams_continued", "Streams that broke off and were gone on with elsewhere.", registry=registry
+        )
         self.malformed = Counter(
             "sluiceway_malformed_events", "Stream events passed on although they were not JSON.", registry=registry
         )
@@ -77,6 +126,15 @@ class Metrics:
             registry=registry,
         )
 
+    def engines(self, read: Callable[[], Mapping[str, Vitals]]) -> None:
+        """Tell what `read` says of each backend when scraped."""
+        self._engines.read = read
+
+    def forget(self, backend: str) -> None:
+        """Drop every series of a backend that has gone for good."""
+        for drop in self.registry.drops:
+            drop(backend)
+
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when scraped."""
         Gauge(name, text, registry=self.registry).set_function(read)
@@ -87,7 +145,16 @@ class Metrics:
 
 
 def _labelled(
-    registry: CollectorRegistry, kind: Callable[..., Metric], name: str, text: str, labels: str
+    registry: _Registry, kind: Callable[..., Metric], name: str, text: str, labels: str
 ) -> Callable[..., Metric]:
     """Return the function from label values to the series of a new metric, which looks each up once."""
-    return cache(kind(f"sluiceway_{name}", text, labels.split(), registry=registry).labels)
+    metric = kind(f"sluiceway_{name}", text, labels.split(), registry=registry)
+    series = cache(metric.labels)
+
+    def drop(backend: str) -> None:
+        metric.remove_by_labels({"backend": backend})
+        series.cache_clear()  # it holds what was removed
+
+    if "backend" in labels.split():
+        registry.drops.append(drop)
+    return series

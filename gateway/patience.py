@@ -57,6 +57,11 @@ class Patience:
         self._until = self._deadline
 
     @property
+    def left(self) -> float:
+        """Seconds until the wait is over."""
+        return self._until - clock.monotonic()
+
+    @property
     def spent(self) -> bool:
         """Whether the end is the deadline's own."""
         return self._until >= self._deadline

@@ -7,16 +7,20 @@ nothing is read while sending.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.errors import Headers
 from gateway.patience import Patience
 from gateway.upstream.attempt import Attempt, AttemptFailed
-from policies.domain import InferenceRequest, Usage
-from policies.failures import Failure, FailureKind, in_stream
+from policies.apis import APIS
+from policies.continuation import SeamError
+from policies.deadlines import first_content, stall, whole_answer
+from policies.domain import Deadlines, InferenceRequest, Usage
+from policies.failures import Failure, FailureKind, in_stream, of_answer, of_nothing, says_nothing
 from policies.rejections import Rejection
-from policies.retries import first_content_deadline, whole_answer_deadline
-from policies.sse import DONE, EVENTS, EventTooLargeError, Tap
+from policies.sse import EVENTS, EventTooLargeError
+from policies.taps import tap_of
 from policies.usage import usage_in, usage_of
 
 TAIL = 64 * 1024
@@ -57,7 +61,17 @@ class Relay:
     """
 
     def __init__(
-        self, attempt: Attempt, request: InferenceRequest, caller: Caller, watch: Watch, deadline: float
+        self,
+        attempt: Attempt,
+        request: InferenceRequest,
+        caller: Caller,
+        watch: Watch,
+        deadline: float,
+        *,
+        deadlines: Deadlines,
+        prompt_tokens: int,
+        last: bool,
+        hand: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.attempt = attempt
         self.committed = False
@@ -66,11 +80,16 @@ class Relay:
         self.stopped: Rejection | None = None
         self.answer_bytes = 0
         self._usage: Usage | None = None
-        self._tap = Tap(withhold_usage=not request.wants_usage)
+        self._tap = tap_of(request.api, withhold_usage=not request.wants_usage)
         self._request = request
         self._caller = caller
         self._watch = watch
         self._patience = Patience(deadline)
+        self._deadlines = deadlines
+        self._stall = stall(deadlines, attempt.home.dialect.stall)
+        self._prompt_tokens = prompt_tokens
+        self._last = last
+        self._hand = hand
 
     @property
     def usage(self) -> Usage | None:
@@ -83,6 +102,11 @@ class Relay:
         return self._tap.events
 
     @property
+    def number(self) -> int:
+        """Events of a stream so far, where its API numbers them."""
+        return self._tap.number
+
+    @property
     def malformed(self) -> int:
         """Events passed on although they were not JSON."""
         return self._tap.malformed
@@ -90,7 +114,7 @@ class Relay:
     @property
     def told(self) -> bool:
         """Whether the upstream's own error event was passed on, in a shape that every client knows."""
-        return self.committed and self._tap.error_shown
+        return self.committed and self._tap.error_shown and self._hand is None
 
     async def run(self, body: bytes, headers: Headers) -> None:
         """Send `body` and relay the answer. Raises AttemptFailed while uncommitted."""
@@ -98,15 +122,17 @@ class Relay:
         try:
             with self._patience:
                 stream = self._request.stream
-                self._patience.wait((first_content_deadline if stream else whole_answer_deadline)(candidate))
-                await self.attempt.open(self._request.api, body, headers)
+                self._patience.wait(
+                    first_content(candidate, self._deadlines, last=self._last) if stream else whole_answer(candidate)
+                )
+                await self.attempt.open(self._request.api, body, headers, self._patience.left)
                 if stream and self.attempt.content_type.startswith(EVENTS):
                     await self._stream()
                 else:
                     await self._plain()
         except TimeoutError:
             self._fail(Failure(self._too_late(), "nothing came in time"))
-        except EventTooLargeError as error:
+        except (EventTooLargeError, SeamError) as error:
             self._fail(Failure(FailureKind.PROTOCOL, str(error)))
         except AttemptFailed as failed:
             if not self.committed:
@@ -152,7 +178,7 @@ class Relay:
                 if not self.committed:
                     await self._commit(None)
                 await self._caller.body(part, more=True)
-                self._patience.wait(self.attempt.home.dialect.stall)
+                self._patience.wait(self._stall)
         self._patience.rest()
         if self.committed:
             if not tail.rstrip().endswith(b"}"):  # a body that only the connection's end ends may be cut anywhere
@@ -166,31 +192,47 @@ class Relay:
             self._usage = usage_of(answer)
         except ValueError as error:
             raise AttemptFailed(Failure(FailureKind.TRUNCATED, str(error))) from error
+        failure = of_answer(answer)
+        if failure is not None:
+            raise AttemptFailed(failure)
+        if APIS[self._request.api].generates and self._usage is not None and not self._usage.completion_tokens:
+            self._overflowed(answer)
         await self._commit(len(answer))
         self.finished = True
         await self._caller.body(answer, more=False)
 
     async def _stream(self) -> None:
-        tap, watch, stall = self._tap, self._watch, self.attempt.home.dialect.stall
+        tap, watch = self._tap, self._watch
         while not tap.over() and (chunk := await self.attempt.read()) is not None:
             if ready := tap.feed(chunk):
                 await self._send(ready)
             if tap.events >= watch.at and self._outgrown():
                 return
             if self.committed:
-                self._patience.wait(stall)
+                self._patience.wait(self._stall)
         if ready := tap.end():
             await self._send(ready)
         self._patience.rest()
         if tap.error is not None:
             self._fail(in_stream(tap.error))
         elif not tap.committed:
-            self._fail(Failure(FailureKind.EMPTY, "the stream ended without content", self.attempt.status))
-        elif not (tap.finished or tap.done):
-            self._fail(Failure(FailureKind.TRUNCATED, "the stream ended without a finish_reason", self.attempt.status))
+            self._fail(self._nothing())
+        elif not tap.finished:
+            self._fail(Failure(FailureKind.TRUNCATED, "the stream ended and did not say why", self.attempt.status))
         else:  # an upstream that lingers after its last word is not waited for
             self.finished = self.attempt.done = True
-            await self._caller.body(b"" if tap.done else DONE, more=False)
+            await self._caller.body(tap.last, more=False)
+
+    def _nothing(self) -> Failure:
+        """Say what it means that nothing came."""
+        told, window = self.usage, self.attempt.candidate.deployment.context_window
+        return of_nothing(self._prompt_tokens if told is None else told.prompt_tokens, window)
+
+    def _overflowed(self, end: bytes) -> None:
+        """Raise AttemptFailed where an answer that ends so, without a word before, is an overflow."""
+        nothing = self._nothing()
+        if says_nothing(end) and nothing.kind is FailureKind.CONTEXT_OVERFLOW:
+            raise AttemptFailed(nothing)
 
     def _outgrown(self) -> bool:
         """Say whether the stream must end here; one that has said all there is to say need not."""
@@ -203,6 +245,11 @@ class Relay:
         """Send whole events, the head before the first; only the call's deadline bounds a slow caller's time."""
         self._patience.rest()
         if not self.committed:
+            if self._tap.finished and not self._tap.events:
+                self._overflowed(events)
             self.attempt.first_content()
             await self._commit(None)
-        await self._caller.body(events, more=True)
+        if self._hand is not None:
+            events = self._hand(events)
+        if events:
+            await self._caller.body(events, more=True)

@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway import clock
-from gateway.errors import Headers, error_body, error_headers
+from gateway.errors import Headers, error_body, error_event, error_headers, id_headers
+from policies import error_shapes
+from policies.domain import API
 from policies.rejections import Rejection
-from policies.sse import EVENTS, KEEP_ALIVE, error_event, refusal_event
+from policies.sse import EVENTS, KEEP_ALIVE
 
 Send = Callable[[Any], Awaitable[None]]
 
@@ -25,13 +27,15 @@ _UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", 
 
 
 class Reply:
-    """One answer. `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known.
+    """One answer, in the shape of `api`.
 
-    `dropped`: backends that were not asked for want of money, each with the reason. `broke`: why an answer that had
-    begun does not end well.
+    `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known. `dropped`: backends that
+    were not asked for want of money, each with the reason. `changed`: what the last one asked was sent otherwise than
+    its caller wished. `broke`: why an answer that had begun does not end well.
     """
 
-    def __init__(self, send: Send, request_id: str, config: bytes) -> None:
+    def __init__(self, send: Send, request_id: str, config: bytes, api: API = "chat") -> None:
+        self.api = api
         self.request_id = request_id
         self.status = 0
         self.broke: str | None = None
@@ -39,6 +43,7 @@ class Reply:
         self.attempts = 0
         self.standing: Headers = []
         self.dropped: tuple[str, ...] = ()
+        self.changed: tuple[str, ...] = ()
         self._send = send
         self._config = config
         self._streaming = False
@@ -71,25 +76,33 @@ class Reply:
         await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
     async def whole(self, status: int, content_type: str, body: bytes) -> None:
-        """Send a whole answer; in-band, where a stream was begun, as the refusal that it is."""
+        """Send an upstream's own refusal as it is; in-band, where a stream was begun."""
         if self.status:
-            await self.break_off(str(status), refusal_event(status, body))
+            said = error_shapes.said(status, body)
+            await self.break_off(str(status), error_shapes.event(self.api, status, said, self.request_id))
             return
+        if status >= 500 or not error_shapes.fits(self.api, body):  # it is the caller's to mend, so a 4xx, in its shape
+            status, content_type = (400 if status >= 500 else status), "application/json"
+            body = error_shapes.body(self.api, status, error_shapes.said(status, body), self.request_id)
         await self.head(status, content_type, len(body))
         await self.body(body, more=False)
 
     async def reject(self, rejection: Rejection) -> None:
         """Send a refusal: as an answer of its own, else in-band."""
-        body = error_body(rejection, self.request_id)
         if self.status:
-            await self.break_off(rejection.reason.value, error_event(body))
+            await self.cut(rejection.reason.value, rejection)
             return
+        body = error_body(rejection, self.request_id, self.api)
         self.hush()
         headers = error_headers(rejection)
         if rejection.requests is rejection.tokens is rejection.tightest is None:
             headers += self.standing
         await self._start(rejection.shape.status, "application/json", len(body), [*headers, *self._served_by()])
         await self.body(body, more=False)
+
+    async def cut(self, cause: str, rejection: Rejection, number: int = 0) -> None:
+        """Break off what has begun for `cause`, and tell `rejection`; `number`: of that event, if its API has one."""
+        await self.break_off(cause, error_event(rejection, self.request_id, self.api, number))
 
     async def break_off(self, cause: str, last: bytes = b"") -> None:
         """End what has begun so that it cannot be taken for a whole answer; `last`: an event that says so, in a stream.
@@ -124,12 +137,14 @@ class Reply:
         served = [(b"x-sluiceway-attempts", b"%d" % self.attempts), (b"x-sluiceway-backend", self.backend.encode())]
         if self.dropped:
             served.append((b"x-sluiceway-dropped", ", ".join(self.dropped).encode()))
+        if self.changed:
+            served.append((b"x-sluiceway-changed", ", ".join(self.changed).encode()))
         return served
 
     async def _start(self, status: int, content_type: str, length: int | None, more: Headers) -> None:
         headers: Headers = [
             (b"content-type", content_type.encode("latin-1")),
-            (b"x-request-id", self.request_id.encode()),
+            *id_headers(self.request_id, self.api),
             (b"x-sluiceway-config", self._config),
             *more,
         ]

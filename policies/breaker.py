@@ -2,7 +2,7 @@
 
 Law: only failures that speak against the deployment are reported here (a caller's fault or a 429 never is). Three in a
 row open the breaker; it stays open 10 s, doubled with each further opening up to 300 s; then one call is let through,
-and its outcome decides.
+and its outcome decides. Word that it is back ends a pause, and closes nothing.
 """
 
 from enum import StrEnum
@@ -83,6 +83,10 @@ class Breaker:
         """Note that a call ended without telling anything (its caller left): if it was the probe, one is owed again."""
         if probe:
             self._move(Event.ABANDONED)
+
+    def due(self, now: float) -> None:
+        """Let the next call be the probe, however long the pause: there is word that the deployment is back."""
+        self._until = min(self._until, now)
 
     def _move(self, event: Event) -> None:
         self.state = TRANSITIONS.get((self.state, event), self.state)

@@ -107,7 +107,7 @@ class Seam:
 
     `exact`: its engine goes on from the text itself. A continuation may repeat the end of the text, or all of it: that
     is cut away. Its role and its thoughts are dropped until its first words are out. Its usage becomes that of the
-    whole.
+    whole. `open`: nothing of it is out yet.
     """
 
     def __init__(self, text: str, output_tokens: int, *, exact: bool) -> None:
@@ -115,12 +115,12 @@ class Seam:
         self._output_tokens = output_tokens
         self._exact = exact or not text
         self._pending = ""
-        self._open = True
+        self.open = True
         self._template: dict[str, Any] = {}
 
     def mend(self, events: bytes) -> bytes:
         """Take in whole events and return those that may go out now. Raises SeamError."""
-        if not self._open and not _tells_usage(events):
+        if not self.open and not _tells_usage(events):
             return events
         return b"".join(self._one(data) for data in _datas(events))
 
@@ -130,9 +130,9 @@ class Seam:
         if seen is not None and isinstance(seen.get("usage"), dict):
             seen["usage"] = self._summed(seen["usage"])
             data = _dumped(seen)
-        if not self._open or seen is None or not choices:
+        if not self.open or seen is None or not choices:
             event = b"data: " + data + b"\n\n"
-            return self._settled() + event if self._open and data.strip() == b"[DONE]" else event
+            return self._settled() + event if self.open and data.strip() == b"[DONE]" else event
         choice = choices[0]
         words = (choice.get("delta") or {}).get("content") if "delta" in choice else choice.get("text")
         if isinstance(words, str) and words:
@@ -156,7 +156,7 @@ class Seam:
 
     def _settled(self) -> bytes:
         """Join what is pending and return it as one event, if anything is left of it. Raises SeamError."""
-        self._open = False
+        self.open = False
         rest, self._pending = self._pending[self._repeated() :], ""
         if not rest:
             return b""
@@ -237,3 +237,16 @@ def _without_words(seen: dict[str, Any]) -> bytes:
 
 def _dumped(seen: dict[str, Any]) -> bytes:
     return json.dumps(seen, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def without_errors(events: bytes) -> bytes:
+    """Return whole events without those that tell an error."""
+    if b'"error"' not in events and b"event:" not in events:
+        return events
+    kept = []
+    for event in events.split(b"\n\n"):
+        data = next(iter(_datas(event)), b"")
+        told = (_decoded(data) or {}).get("error") or event.startswith(b"event: error")
+        if event and not told:
+            kept.append(event + b"\n\n")
+    return b"".join(kept)

@@ -204,7 +204,7 @@ class Snapshot(Struct, frozen=True):
     it out; `off`: an operator's fault keeps it out, with the reason; `retired`: its model is gone for good. `lacks`:
     APIs it has said it does not have. `frozen_for`: seconds for which it has asked to be left alone (0: it has not).
     `down`: what its last free probe found wrong (None: nothing). `ttft_spread`: seconds by which 19 of 20 first tokens
-    come later than predicted, at most.
+    come later than predicted, at most. `absent`: why there is nothing to call at all (None: there is).
     """
 
     deployment: Deployment
@@ -220,6 +220,7 @@ class Snapshot(Struct, frozen=True):
     frozen_for: float = 0.0
     down: str | None = None
     ttft_spread: float = 0.0
+    absent: str | None = None
 
 
 class Candidate(Struct, frozen=True):

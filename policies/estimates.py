@@ -2,13 +2,15 @@
 
 Law: nothing worst-case. A prompt is its bytes times the tokens a byte that this key's prompts to this model had, and
 for each image, sound or file the tokens that one of theirs had, whatever its bytes; at least one token for each of
-several inputs. An output is a high quantile of what this key got from this model, capped by the caller's own bound,
-for each choice of each prompt. Memory is bounded: the keys heard of least recently are forgotten first.
+several inputs. An output is a high quantile of what this key got from this model, capped by the caller's own bound, for
+each choice of each prompt. What only counts tokens uses none. Memory is bounded: the keys heard of least recently are
+forgotten first.
 """
 
 import math
 from collections import OrderedDict
 
+from policies.apis import APIS
 from policies.domain import Estimate, InferenceRequest
 
 TOKENS_PER_BYTE = 0.25
@@ -94,8 +96,10 @@ class Estimates:
 
     def of(self, key: str, request: InferenceRequest) -> Estimate:
         """Return what `request` by `key` will probably use; output counts over all of its choices."""
+        if not APIS[request.api].charged:
+            return Estimate(0, 0, 0, 0)
         pair = self._pair(key, request.model)
-        inputs = request.choices if request.api == "embeddings" else 1
+        inputs = 1 if APIS[request.api].generates else request.choices
         prompt_tokens = round(request.text_bytes * pair.per_byte + request.media * pair.per_medium)
         return Estimate(
             prompt_tokens=max(inputs, prompt_tokens),
@@ -106,7 +110,7 @@ class Estimates:
 
     def counted_output(self, key: str, request: InferenceRequest, events: int, answer_bytes: int) -> int:
         """Return the output tokens of an answer that told none: what it showed, never less than one an event."""
-        if request.api == "embeddings":
+        if not APIS[request.api].generates:
             return 0
         if not events:
             return round(answer_bytes * TOKENS_PER_BYTE)
@@ -125,7 +129,7 @@ class Estimates:
             pair.learn_density(prompt, request.text_bytes)
         if events and completion:
             pair.learn_events(completion, events)
-        if request.api != "embeddings":
+        if APIS[request.api].generates:
             pair.learn(completion // request.choices)
 
     def _pair(self, key: str, model: str) -> _Pair:
@@ -139,7 +143,7 @@ class Estimates:
 
 
 def _bounded(request: InferenceRequest, tokens: float) -> int:
-    if request.api == "embeddings":
+    if not APIS[request.api].generates:
         return 0
     capped = tokens if request.max_tokens is None else min(tokens, request.max_tokens)
     return max(1, round(capped)) * request.choices

@@ -1,9 +1,11 @@
 """The closed set of ways an attempt can fail, and what each means.
 
 Law: an attempt ends well or as exactly one `Failure`; what happens next is read off `MEANINGS`, never decided ad hoc.
-The table stands in the README too. Sources of the statuses: the engines' own answers, see `policies/dialects`.
+An answer is told by its status, unless its words say better (`_RULES`, the first that fits). The table stands in the
+README too. Sources of the statuses and words: the engines' own answers and sources, named beside each.
 """
 
+import json
 import re
 from enum import StrEnum
 
@@ -31,18 +33,23 @@ class FailureKind(StrEnum):
     MODEL_GONE = "model_gone"
     UNSUPPORTED = "unsupported"
     CONTEXT_OVERFLOW = "context_overflow"
+    REFUSED = "refused"
     CALLER = "caller"
 
 
 class Meaning(Struct, frozen=True):
     """What a failure means.
 
-    `elsewhere`: another deployment may do better. `ejects`: it speaks against the deployment's health.
-    `switches_off`: seconds the deployment is kept out as the operator's fault.
+    `elsewhere`: another deployment may do better. `ejects`: it speaks against the deployment's health; `on_proof`: but
+    only if another one then serves the same call, since the call itself may be what breaks engines. `freezes`: it may
+    say for how long the deployment wants to be left alone. `switches_off`: seconds the deployment is kept out as the
+    operator's fault.
     """
 
     elsewhere: bool
     ejects: bool = False
+    on_proof: bool = False
+    freezes: bool = False
     switches_off: float = 0.0
 
 
@@ -59,63 +66,72 @@ MEANINGS: dict[FailureKind, Meaning] = {
     FailureKind.RESET: Meaning(elsewhere=True, ejects=True),
     FailureKind.TRUNCATED: Meaning(elsewhere=True, ejects=True),
     FailureKind.PROTOCOL: Meaning(elsewhere=True, ejects=True),
-    FailureKind.EMPTY: Meaning(elsewhere=True, ejects=True),
-    FailureKind.ERROR_EVENT: Meaning(elsewhere=True, ejects=True),
-    FailureKind.SERVER_ERROR: Meaning(elsewhere=True, ejects=True),
-    FailureKind.UNAVAILABLE: Meaning(elsewhere=True, ejects=True),
-    FailureKind.RATE_LIMITED: Meaning(elsewhere=True),
+    FailureKind.EMPTY: Meaning(elsewhere=True, ejects=True, on_proof=True),
+    FailureKind.ERROR_EVENT: Meaning(elsewhere=True, ejects=True, on_proof=True),
+    FailureKind.SERVER_ERROR: Meaning(elsewhere=True, ejects=True, on_proof=True),
+    FailureKind.UNAVAILABLE: Meaning(elsewhere=True, ejects=True, freezes=True),
+    FailureKind.RATE_LIMITED: Meaning(elsewhere=True, freezes=True),
     FailureKind.CREDENTIALS: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
-    FailureKind.FORBIDDEN: Meaning(elsewhere=True),
+    FailureKind.FORBIDDEN: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
     FailureKind.MODEL_GONE: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
     FailureKind.UNSUPPORTED: Meaning(elsewhere=True),
     FailureKind.CONTEXT_OVERFLOW: Meaning(elsewhere=True),
+    FailureKind.REFUSED: Meaning(elsewhere=False),  # what one place's rules forbid is not carried to another
     FailureKind.CALLER: Meaning(elsewhere=False),
 }
 
 
 class Failure(Struct, frozen=True):
-    """One failed attempt. `status` is the upstream's, None where no answer came; `retry_after` is in seconds."""
+    """One failed attempt.
+
+    `status`: the upstream's, None where no answer came. `retry_after`: seconds for which it asked to be left alone,
+    None where it did not, or where that means nothing.
+    `window`, `tokens`: of an overflow, the context window and the size of the request, where the engine told them.
+    """
 
     kind: FailureKind
     detail: str
     status: int | None = None
     retry_after: float | None = None
+    window: int | None = None
+    tokens: int | None = None
 
     @property
     def meaning(self) -> Meaning:
         """What follows from it."""
         return MEANINGS[self.kind]
 
+    @property
+    def ejects(self) -> bool:
+        """Whether it speaks against the deployment's health: what says when it will be back is left alone instead."""
+        return self.meaning.ejects and not self.retry_after
 
-LONGEST_RETRY = 86_400.0
-"""Seconds of a Retry-After beyond which it is a slip; the hosted endpoint says 10,800."""
 
-_OVERFLOW_WORDS = (
-    b"exceed_context_size_error",  # llama.cpp
-    b"maximum context length",  # vLLM, OpenAI
-    b"context_length_exceeded",  # OpenAI
-    b"Context size has been exceeded",  # llama.cpp, as a 500
-    b"Input does not fit in context length",  # LM Studio
-    b"Trying to keep the first",  # LM Studio, older
-)
+_NOTHING = re.compile(rb"\s*\{\s*\}\s*")
 
-_NO_SUCH_MODEL = re.compile(
-    rb"model_not_found"  # OpenAI
-    rb"|not found for account"  # hosted NVIDIA
-    rb"|\bmodel\b[^.]{0,200}?(?:does not exist|not found)",  # vLLM, Ollama and their like
-    re.IGNORECASE,
-)
+LONGEST_ERROR = 64 * 1024
+"""Bytes beyond which an answer is no mere error."""
+
+_OF_ERRORS = frozenset({"error", "message", "object", "type", "code", "status", "request_id", "detail"})
+"""The members of an answer that is nothing but an error: an answer by the Responses API has an `error` too."""
+
+NEAR_THE_WINDOW = 0.9
+"""Share of a context window from which an answer of nothing is an overflow: what is counted before is an estimate, and
+a chat template adds to it. LM Studio answers 200 and no word to a prompt that does not fit (its bug tracker, 2339)."""
+
+_ENDS = re.compile(rb'"finish_reason":\s*"(?:stop|length)"')
 
 _BY_STATUS: dict[int, FailureKind] = {
     401: FailureKind.CREDENTIALS,
     402: FailureKind.CREDENTIALS,
-    403: FailureKind.FORBIDDEN,  # a credential's fault or one prompt's, so it says nothing of the next call
-    404: FailureKind.UNSUPPORTED,
+    403: FailureKind.FORBIDDEN,
     405: FailureKind.UNSUPPORTED,
+    407: FailureKind.CREDENTIALS,  # of a proxy on the way, ours to name
     408: FailureKind.UNAVAILABLE,
     410: FailureKind.MODEL_GONE,
     425: FailureKind.UNAVAILABLE,
     429: FailureKind.RATE_LIMITED,
+    499: FailureKind.UNAVAILABLE,  # hosted NVIDIA, when a connection inside it was given up
     501: FailureKind.UNSUPPORTED,
     502: FailureKind.UNAVAILABLE,
     503: FailureKind.UNAVAILABLE,
@@ -124,33 +140,184 @@ _BY_STATUS: dict[int, FailureKind] = {
 }
 
 
-def classify(status: int, body: bytes, retry_after: str | None) -> Failure:
-    """Say what an upstream's answer of `status` (400 or more) means; `body` is its beginning (some KiB suffice)."""
-    kind = _BY_STATUS.get(status, FailureKind.SERVER_ERROR if status >= 500 else FailureKind.CALLER)
-    if status in {400, 413, 422, 500} and _overflows(body):
-        kind = FailureKind.CONTEXT_OVERFLOW
-    if status == 404 and _names_a_model(body):
-        kind = FailureKind.MODEL_GONE
-    return Failure(kind, f"the upstream answered {status}", status, _seconds(retry_after))
+class _Rule(Struct, frozen=True):
+    """An answer of one of these statuses with these words is of this kind."""
+
+    statuses: frozenset[int]
+    words: re.Pattern[bytes]
+    kind: FailureKind
+
+
+def _rule(kind: FailureKind, statuses: set[int], *words: str) -> _Rule:
+    return _Rule(frozenset(statuses), re.compile("|".join(words).encode(), re.IGNORECASE), kind)
+
+
+_RULES = (
+    _rule(
+        FailureKind.CONTEXT_OVERFLOW,
+        {200, 400, 413, 422, 500},
+        "maximum context length",  # vLLM, OpenAI, Mistral; SGLang of the sum of input and output
+        "maximum model length",  # vLLM, of token ids
+        r"cannot be greater than max_(?:model_len|total_tokens)",  # vLLM, of max_tokens alone
+        "exceed_context_size_error",  # llama.cpp
+        "available context size",  # llama.cpp before that type
+        "context size has been exceeded",  # llama.cpp as a 500, LM Studio (MLX)
+        "longer than the model.s context length",  # SGLang, of the input alone
+        "fit in context length",  # LM Studio
+        "trying to keep the first",  # LM Studio, older
+        "tokens to keep from the initial prompt is greater",  # LM Studio, older
+        "context_length_exceeded",  # OpenAI
+        "exceeds the context window",  # OpenAI, of /v1/responses
+        "exceed(?:s|ed)? the configured limit of",  # OpenAI, newer models
+        "context too long|input too large|couldn.t fit with truncation",  # as Vibe knows them
+        "model_context_exceeded|prompt_too_long",
+        "prompt is too long",  # Anthropic
+    ),
+    _rule(
+        FailureKind.REFUSED,
+        {400, 403, 422, 451},
+        "content_policy|content management policy|usage polic",  # OpenAI, Azure
+        "content_filter|ResponsibleAIPolicyViolation",  # Azure
+        r"moderation|flagged_input|\bflagged\b",  # OpenRouter (403 with reasons and flagged_input), OpenAI's images
+        "safety system",  # OpenAI
+        "safety filter|guardrail",  # Bedrock, NeMo Guardrails
+    ),
+    _rule(
+        FailureKind.CALLER,
+        {500},  # llama.cpp, to what is wrong in the call
+        r'"message":\s*"(?:Failed to parse (?:messages|tools)|Cannot use both|\w+ input is not supported)',
+        r'"message":\s*"\W\w+\W is required',
+    ),
+    # Hosted NVIDIA, of a worker that has all it takes ("Worker local total request limit reached"); gRPC's name for it.
+    _rule(FailureKind.RATE_LIMITED, {200, 500, 502, 503}, r"resource_?exhausted\b"),
+    _rule(FailureKind.RATE_LIMITED, {400}, r'"(?:message|detail|status|type)"\s*:\s*"[^"]{0,40}resource_?exhausted\b'),
+    _rule(
+        FailureKind.RATE_LIMITED,
+        {503},
+        "request queue is full|queue timeout reached|aborted by a higher priority",  # SGLang
+        "currently busy and cannot accept new requests",  # vLLM with --max-num-queued-reqs
+    ),
+    _rule(FailureKind.UNAVAILABLE, {400}, "DEGRADED function cannot be invoked"),  # hosted NVIDIA
+    _rule(
+        FailureKind.UNSUPPORTED,
+        {400},
+        r"model does not support [a-z ]{1,40} API\b",  # vLLM, older; now it is a 501
+        "does not appear to be an embedding model",  # SGLang
+    ),
+    _rule(FailureKind.MODEL_GONE, {400}, "server is pinned to"),  # transformers, of any model but its one
+    _rule(
+        FailureKind.MODEL_GONE,
+        {404},
+        "model_not_found",  # OpenAI
+        "not found for account",  # hosted NVIDIA
+        r"\bmodel\b[^.]{0,200}?(?:does not exist|not found)",  # vLLM, Ollama and their like
+        r"^\s*404 page not found\s*$",  # hosted NVIDIA, of a model that it does not know
+    ),
+)
+
+_PATHS = re.compile(
+    r"^not found\b|^file not found"  # FastAPI, llama.cpp
+    r"|\b(?:path|url|route|endpoint|method)\b"  # OpenAI ("Invalid URL"; "not supported in the ... endpoint"), LM Studio
+    r"|\bno handler\b|\bcannot post\b",
+    re.IGNORECASE,
+)
+"""What the message of a 404 says that is about the path and not about anything that the caller named."""
+
+_WINDOW = re.compile(
+    rb"(?:maximum context length (?:is|of)|context length \(|available context size \(|maximum model length of"
+    rb'|max_model_len=|"n_ctx": ?|context length only supports|configured limit of|tokens >) ?(\d{1,9})\b',
+    re.IGNORECASE,
+)
+_TOKENS = re.compile(
+    rb"(?:total of (?:at least )?|resulted in |request has (?:about )?|you requested (?:about )?|prompt contains "
+    rb"(?:at least )?|the input has |the input \(|request \(|prompt \(length |too long: |keep the first )"
+    rb"(\d{1,9})(?=\)| (?:input )?tokens)",
+    re.IGNORECASE,
+)
+
+
+def classify(status: int, body: bytes, retry_after: float | None) -> Failure:
+    """Say what an upstream's answer of `status` (400 or more) means; `body` is its beginning (some KiB suffice).
+
+    `retry_after`: the seconds for which it asks to be left alone (`policies.freezes`).
+    """
+    kind = _kind_by_words(status, body)
+    if kind is None and status == 404:
+        kind = FailureKind.CALLER if _names_something_else(body) else FailureKind.UNSUPPORTED
+    if kind is None:
+        kind = _BY_STATUS.get(status, FailureKind.SERVER_ERROR if status >= 500 else FailureKind.CALLER)
+    return _failure(kind, f"the upstream answered {status}", status, body, retry_after)
 
 
 def in_stream(data: bytes) -> Failure:
     """Say what an error event means that came inside a 200, before anything else did."""
-    kind = FailureKind.CONTEXT_OVERFLOW if _overflows(data) else FailureKind.ERROR_EVENT
-    return Failure(kind, "the upstream sent an error inside its stream", 200)
+    kind = _kind_by_words(200, data) or FailureKind.ERROR_EVENT
+    return _failure(kind, "the upstream sent an error inside its stream", 200, data, None)
 
 
-def _overflows(body: bytes) -> bool:
-    return any(words in body for words in _OVERFLOW_WORDS)
+def of_answer(answer: bytes) -> Failure | None:
+    """Say what is wrong with a plain answer of a 200: it is an error all the same, or nothing; None where it is fine.
 
-
-def _names_a_model(body: bytes) -> bool:
-    """Tell "no such model" from "no such path" or "not this API for that model"."""
-    return _NO_SUCH_MODEL.search(body) is not None or body.strip() == b"404 page not found"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After of whole seconds; its date form says nothing about an engine's queue and is ignored."""
-    if retry_after is None or not retry_after.strip().isdecimal():
+    LM Studio answers 200 and an error to whatever it does not know (its bug tracker, 618), transformers' server 200 and
+    `{}` where its model failed.
+    """
+    if _NOTHING.fullmatch(answer):
+        return Failure(FailureKind.EMPTY, "the answer is an empty object", 200)
+    if b'"error"' not in answer or b'"choices"' in answer or len(answer) > LONGEST_ERROR:
         return None
-    return min(float(retry_after), LONGEST_RETRY)
+    try:
+        said = json.loads(answer)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(said, dict) and said.get("error") and set(said) <= _OF_ERRORS:
+        return in_stream(answer)
+    return None
+
+
+def of_nothing(prompt_tokens: int, window: int | None) -> Failure:
+    """Say what an answer without a word means, to a prompt of that size where the context window is `window`."""
+    if window is not None and prompt_tokens >= NEAR_THE_WINDOW * window:
+        return Failure(FailureKind.CONTEXT_OVERFLOW, "nothing was said to a prompt as long as the window", 200)
+    return Failure(FailureKind.EMPTY, "the answer ended without content", 200)
+
+
+def says_nothing(end: bytes) -> bool:
+    """Say whether an answer that ends so, without a word before, might be one to a prompt that did not fit.
+
+    What a filter or the model itself refused to say has another finish_reason.
+    """
+    return _ENDS.search(end) is not None
+
+
+def _kind_by_words(status: int, body: bytes) -> FailureKind | None:
+    return next((rule.kind for rule in _RULES if status in rule.statuses and rule.words.search(body)), None)
+
+
+def _failure(kind: FailureKind, detail: str, status: int, body: bytes, retry_after: float | None) -> Failure:
+    if kind is FailureKind.CONTEXT_OVERFLOW:
+        return Failure(kind, detail, status, window=_number(_WINDOW, body), tokens=_number(_TOKENS, body))
+    return Failure(kind, detail, status, retry_after if MEANINGS[kind].freezes else None)
+
+
+def _number(pattern: re.Pattern[bytes], body: bytes) -> int | None:
+    found = pattern.search(body)
+    return None if found is None else int(found[1])
+
+
+def _names_something_else(body: bytes) -> bool:
+    """Say whether a 404 is an API's own word about something that the caller named, such as an earlier response."""
+    message = _message(body)
+    return bool(message) and _PATHS.search(message) is None
+
+
+def _message(body: bytes) -> str:
+    """Return an error's words from where engines put them: `error` (an object or text), `message`, `detail`."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(said, dict):
+        return ""
+    error = said.get("error")
+    words = error.get("message") if isinstance(error, dict) else error or said.get("message") or said.get("detail")
+    return words if isinstance(words, str) else ""

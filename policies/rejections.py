@@ -22,6 +22,7 @@ class Reason(StrEnum):
     TOO_LARGE = "request_too_large"
     BODY_TIMEOUT = "body_timeout"
     MODEL_NOT_FOUND = "model_not_found"
+    API_NOT_SUPPORTED = "api_not_supported"
     CONTEXT_LENGTH = "context_length_exceeded"
     RATE_LIMITED = "rate_limit_exceeded"
     TOO_LARGE_FOR_LIMIT = "request_too_large_for_limit"
@@ -51,6 +52,7 @@ SHAPES: dict[Reason, Shape] = {
     Reason.TOO_LARGE: Shape(413, "invalid_request_error"),
     Reason.BODY_TIMEOUT: Shape(408, "invalid_request_error"),
     Reason.MODEL_NOT_FOUND: Shape(404, "invalid_request_error"),
+    Reason.API_NOT_SUPPORTED: Shape(501, "invalid_request_error"),
     Reason.CONTEXT_LENGTH: Shape(400, "invalid_request_error"),
     Reason.RATE_LIMITED: Shape(429, "rate_limit_error"),
     Reason.TOO_LARGE_FOR_LIMIT: Shape(429, "rate_limit_error"),

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
-from policies.apis import APIS
+from policies.apis import APIS, Shape
 from policies.domain import API, InferenceRequest
 from policies.rejections import Reason, Rejection
 
@@ -35,18 +35,37 @@ _MODALITIES = {
     b"input_audio": "audio",
     b"audio_url": "audio",
     b"file": "file",
+    b"input_file": "file",
+    b"image": "image",
+    b"document": "file",
 }
 _MARK = re.compile(
-    rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video)|file)"'  # a part that is no text
-    rb'|"url"\s*:\s*"data:|"(?:data|file_data)"\s*:\s*"'  # the beginning of one that is inlined
+    rb'"type"\s*:\s*"(\w+_url|input_(?:image|audio|video|file)|file)"'  # a part that is no text
+    rb'|"(?:image_|file_)?url"\s*:\s*"data:|"(?:data|file_data)"\s*:\s*"'  # the beginning of one that is inlined
 )
+
+
+_BLOCKS = (b'"image"', b'"document"')
+"""Anthropic's blocks that are no text."""
 
 
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class _Message(msgspec.Struct):
+    content: Raw = Raw()
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+    source: Raw = Raw()
+    content: Raw = Raw()
+
+
 _stream_options = msgspec.json.Decoder(_StreamOptions | None)
+_messages = msgspec.json.Decoder(list[_Message])
+_blocks = msgspec.json.Decoder(list[_Block])
 
 
 class _BadMemberError(ValueError):
@@ -80,7 +99,7 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
         raise _BadMemberError("stream_options", f"'stream_options' has more than {MOST_OPTIONS} bytes.")
     options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
     prompt = [bytes(members[name]) for name in shape.prompts if name in members]
-    media, inlined = _media(prompt[0]) if api == "chat" else ([], 0)
+    media, inlined = _media(shape, members)
     limits = [_number(members, name, 0, MOST_TOKENS) for name in shape.bounds]
     return InferenceRequest(
         api=api,
@@ -88,7 +107,7 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
         stream=shape.streams and bool(_member(members, "stream", _flag, "true or false")),
         wants_usage=bool(options and options.include_usage),
         max_tokens=max((limit for limit in limits if limit is not None), default=None),
-        choices=_choices(api, members),
+        choices=_choices(shape, members),
         size=size,
         text_bytes=sum(map(len, prompt)) - inlined,
         media=len(media),
@@ -97,8 +116,39 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
     )
 
 
-def _media(prompt: bytes) -> tuple[list[bytes], int]:
+def _media(shape: Shape, members: dict[str, Raw]) -> tuple[list[bytes], int]:
     """Return the kinds of a prompt's parts that are no text, and the bytes of those that are inlined."""
+    if not shape.media:
+        return [], 0
+    prompt = next(bytes(members[name]) for name in shape.needs if name in members)
+    return _blocks_in(prompt) if shape.family == "anthropic" else _parts_in(prompt)
+
+
+def _blocks_in(prompt: bytes) -> tuple[list[bytes], int]:
+    """Look through Anthropic's messages; what a tool was given is the caller's own JSON and may look like anything."""
+    kinds: list[bytes] = []
+    inlined = 0
+    if not any(word in prompt for word in _BLOCKS):
+        return kinds, inlined
+    try:
+        waiting = [message.content for message in _messages.decode(prompt)]
+        while waiting:
+            content = waiting.pop()
+            if not bytes(content).startswith(b"["):
+                continue
+            for block in _blocks.decode(content):
+                if block.type in {"image", "document"}:
+                    kinds.append(block.type.encode())
+                    inlined += len(bytes(block.source))
+                elif block.type == "tool_result":
+                    waiting.append(block.content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # the engine's to judge
+    return kinds, inlined
+
+
+def _parts_in(prompt: bytes) -> tuple[list[bytes], int]:
+    """Look through OpenAI's messages or items."""
     kinds: list[bytes] = []
     inlined = at = 0
     while (mark := _MARK.search(prompt, at)) is not None:
@@ -127,18 +177,18 @@ def _number(members: dict[str, Raw], name: str, least: int, most: int) -> int | 
     return count
 
 
-def _choices(api: API, members: dict[str, Raw]) -> int:
+def _choices(shape: Shape, members: dict[str, Raw]) -> int:
     """Return how many answers are made: `n` (or `best_of`) for each prompt or input of a list."""
-    each = max(_number(members, name, 1, MOST_CHOICES) or 1 for name in ("n", "best_of"))
-    if api == "chat":
+    each = max((_number(members, name, 1, MOST_CHOICES) or 1 for name in shape.choices), default=1)
+    if shape.several is None:
         return each
-    name = APIS[api].prompts[0]
-    prompt = bytes(members[name])
+    prompt = bytes(members[shape.several])
     if not prompt.startswith(b"["):
         return each
     try:
         prompts = _prompts.decode(prompt)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise _BadMemberError(name, f"{name!r} must be a string, or a list of strings or of token lists.") from None
+        wanted = "a string, or a list of strings or of token lists"
+        raise _BadMemberError(shape.several, f"{shape.several!r} must be {wanted}.") from None
     several = bool(prompts) and bytes(prompts[0])[:1] in {b'"', b"[", b"{"}
     return each * (len(prompts) if several else 1)

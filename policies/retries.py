@@ -1,14 +1,16 @@
-"""What to do after a failed attempt: the next deployment, or give up.
+"""What to do after a failed attempt: the next deployment, wait for one that said when it will be back, or give up.
 
 Law: never more attempts than the route holds or the model allows; never past the deadline; a call's first retry is
 free, each further one takes from a budget that refills with the calls (10 %, and one a second: Finagle's scheme,
 halved), so that retries cannot multiply an outage. An API that a deployment does not have costs nothing to find out and
-is not counted.
+is not counted. A deployment is asked again only where it said itself when to come back and nothing else is left.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from policies.domain import Candidate, Route
+from msgspec import Struct
+
+from policies.domain import API, Candidate, Route
 from policies.failures import Failure, FailureKind
 from policies.rejections import Reason, Rejection
 
@@ -16,8 +18,22 @@ PER_CALL = 0.1
 PER_SECOND = 1.0
 MOST = 100.0
 
-CONNECT = 2.0
-"""Seconds to reach a backend (TCP and TLS)."""
+LONGEST_WAIT = 60.0
+"""Seconds of a Retry-After that are waited for: the window of most rate limits is a minute, and whoever is away for
+longer will not be back for this call; its caller is told instead, and can go elsewhere."""
+
+Tried = Sequence[tuple[Candidate, Failure]]
+"""The attempts of a call so far, each with how it failed."""
+
+
+class Step(Struct, frozen=True):
+    """What to do next: after `wait` seconds try the first of `candidates` that can be paid; none: give up."""
+
+    candidates: tuple[Candidate, ...] = ()
+    wait: float = 0.0
+
+
+GIVE_UP = Step()
 
 
 class RetryBudget:
@@ -43,74 +59,108 @@ class RetryBudget:
         return True
 
 
-def first_content_deadline(candidate: Candidate) -> float:
-    """Return the seconds after which a stream without content has failed: three times the prediction, 10 to 120."""
-    return min(120.0, max(10.0, 3 * candidate.ttft))
+def next_step(
+    route: Route,
+    tried: Tried,
+    frozen: Mapping[str, float],
+    remaining: float,
+    budget: RetryBudget,
+    *,
+    now: float,
+    unpaid: Container[str] = (),
+) -> Step:
+    """Return what to do after the failures in `tried`.
 
-
-def whole_answer_deadline(candidate: Candidate) -> float:
-    """Return the seconds after which a plain answer has failed: at least 60, and three times as long as it may take.
-
-    Its head comes with its end, so silence says nothing before that.
+    `frozen`: seconds for which those that were tried have asked to be left alone from now on, by id; 0 for none.
+    `remaining`: seconds until the call's deadline. `unpaid`: ids of those whose price cannot be set aside.
     """
-    return max(60.0, 3 * candidate.longest)
-
-
-def next_attempts(
-    route: Route, tried: Sequence[tuple[Candidate, Failure]], remaining: float, budget: RetryBudget, now: float
-) -> list[Candidate]:
-    """Return the candidates, one of which to try after the failures in `tried`: the first that can be paid.
-
-    `remaining`: seconds until the call's deadline.
-    """
-    last, failure = tried[-1]
-    counted = [f for _, f in tried if f.kind is not FailureKind.UNSUPPORTED]
-    if not failure.meaning.elsewhere or remaining <= 0 or len(counted) >= route.model.routing.max_attempts:
-        return []
-    if [f.kind for f in counted].count(FailureKind.SERVER_ERROR) > 1:
-        return []  # a 500 twice is the request's doing more often than the engines'
+    counted = [failure for _, failure in tried if failure.kind is not FailureKind.UNSUPPORTED]
+    if not tried[-1][1].meaning.elsewhere or remaining <= 0 or len(counted) >= route.model.routing.max_attempts:
+        return GIVE_UP
+    if [failure.kind for failure in counted].count(FailureKind.SERVER_ERROR) > 1:
+        return GIVE_UP  # a 500 twice is the request's doing more often than the engines'
     before = {candidate.deployment.id for candidate, _ in tried}
-    left = [candidate for candidate in route.order if candidate.deployment.id not in before]
-    if failure.kind is FailureKind.CONTEXT_OVERFLOW:
-        left = [candidate for candidate in left if _window(candidate) > _window(last)]
-    return left if left and (len(counted) <= 1 or budget.take(now)) else []
+    large = [candidate for candidate in route.order if _window(candidate) > _outgrown(tried)]
+    left = tuple(c for c in large if c.deployment.id not in before and c.deployment.id not in unpaid)
+    step = Step(left) if left else _wait(large, tried, frozen, remaining)
+    return step if step.candidates and (len(counted) <= 1 or budget.take(now)) else GIVE_UP
 
 
-def passes(tried: Sequence[tuple[Candidate, Failure]]) -> bool:
-    """Say whether the last attempt's own answer is the caller's: it is the caller's fault, or nobody has that API."""
-    kind = tried[-1][1].kind
-    return kind is FailureKind.CALLER or all(failure.kind is FailureKind.UNSUPPORTED for _, failure in tried)
+def _wait(large: Sequence[Candidate], tried: Tried, frozen: Mapping[str, float], remaining: float) -> Step:
+    """Return the wait for that one of the tried deployments which is back first, if it is worth it.
+
+    One whose last failure says nothing of a limit is not waited for, nor one that has not said when.
+    """
+    said = {
+        candidate.deployment.id
+        for candidate, failure in _last(tried)
+        if failure.meaning.freezes and (failure.retry_after is not None or frozen[candidate.deployment.id])
+    }
+    waits = [(frozen[c.deployment.id], c) for c in large if c.deployment.id in said]
+    if not waits:
+        return GIVE_UP
+    wait, candidate = min(waits, key=lambda pair: pair[0])
+    return Step((candidate,), wait) if wait <= LONGEST_WAIT and wait + candidate.seconds < remaining else GIVE_UP
+
+
+def passes(tried: Tried) -> bool:
+    """Say whether the last attempt's own answer is the caller's: its own fault, or a refusal of what it sent."""
+    return tried[-1][1].kind in {FailureKind.CALLER, FailureKind.REFUSED}
 
 
 def verdict(
-    tried: Sequence[tuple[Candidate, Failure]], remaining: float, unpaid: Iterable[Candidate] = ()
+    tried: Tried, api: API, *, tokens: int, remaining: float, back: float, unpaid: Iterable[Candidate] = ()
 ) -> Rejection:
-    """Say no to the caller after the failures in `tried`, none of which left an answer that may pass.
+    """Say no to the caller of `api` after the failures in `tried`, none of which left an answer that may pass.
 
-    The words name backends and kinds of failure, never an upstream's text. `unpaid`: those that were dropped since what
-    they cost more could not be set aside.
+    The words name backends and kinds of failure, never an upstream's text. `tokens`: of prompt and output, about.
+    `back`: seconds until the first of those that were tried takes calls again. `unpaid`: those that were dropped since
+    what they cost more could not be set aside.
     """
-    last, failure = tried[-1]
     failures = [f"{candidate.deployment.backend}: {f.kind.value}" for candidate, f in tried]
     story = "; ".join([*failures, *(f"{out.deployment.backend}: not tried ({out.dropped})" for out in unpaid)])
-    kinds = {f.kind for _, f in tried}
-    if failure.kind is FailureKind.CONTEXT_OVERFLOW:
-        window = last.deployment.context_window
-        words = f"is {window} tokens" if window is not None else "is smaller than this request"
-        return Rejection(
-            Reason.CONTEXT_LENGTH, f"This model's maximum context length {words}. Shorten the prompt or the output."
-        )
+    # Where a larger window was only away, the call may well be served later: its caller must not cut it down for good.
+    larger = [f for c, f in tried if f.kind is not FailureKind.CONTEXT_OVERFLOW and _window(c) > _outgrown(tried)]
+    judged = larger or [f for _, f in tried]
+    kinds = {f.kind for f in judged}
+    if FailureKind.CONTEXT_OVERFLOW in kinds:
+        return Rejection(Reason.CONTEXT_LENGTH, _overflow(tried, tokens))
     if remaining <= 0:
         return Rejection(Reason.DEADLINE, f"No deployment answered within the call's deadline ({story}).")
-    if kinds <= {FailureKind.RATE_LIMITED, FailureKind.BUSY}:
-        wait = min((f.retry_after for _, f in tried if f.retry_after is not None), default=1.0)
+    if kinds == {FailureKind.UNSUPPORTED}:
+        return Rejection(Reason.API_NOT_SUPPORTED, f"No deployment of this model has the API {api} ({story}).")
+    if all(f.kind in {FailureKind.RATE_LIMITED, FailureKind.BUSY} or f.retry_after is not None for f in judged):
         message = f"Every deployment has as many calls as it takes ({story})."
-        return Rejection(Reason.OVERLOADED, message, retry_after_us=round(wait * 1_000_000))
+        return Rejection(Reason.OVERLOADED, message, retry_after_us=round(max(1.0, back) * 1_000_000))
     if kinds <= {FailureKind.CREDENTIALS, FailureKind.FORBIDDEN, FailureKind.MODEL_GONE}:
         return Rejection(Reason.UPSTREAM_REFUSED, f"The gateway's own access to this model is refused ({story}).")
     return Rejection(Reason.UPSTREAM_FAILED, f"Every attempt failed ({story}).")
 
 
+def _overflow(tried: Tried, tokens: int) -> str:
+    """Say that a request does not fit, in the words by which OpenAI's own clients, and Vibe, know it."""
+    told = next((f.tokens for _, f in reversed(tried) if f.tokens is not None), None)
+    window, remedy = _outgrown(tried), "Shorten the prompt or the output."
+    size = f"about {tokens}" if told is None else f"{told}"
+    if not 0 < window < float("inf"):
+        return f"Your request of {size} tokens is longer than this model's maximum context length. {remedy}"
+    if (told or tokens) <= window:  # an estimate, or a count without the output
+        size = f"more than {window:.0f}"
+    limit = f"This model's maximum context length is {window:.0f} tokens."
+    return f"{limit} However, your request has {size} tokens. {remedy}"
+
+
+def _outgrown(tried: Tried) -> float:
+    """Return the largest context window that was too small, as told or known; 0 if none was, infinite if unknown."""
+    overflows = [(c, f) for c, f in tried if f.kind is FailureKind.CONTEXT_OVERFLOW]
+    return max((_window(c) if f.window is None else float(f.window) for c, f in overflows), default=0.0)
+
+
 def _window(candidate: Candidate) -> float:
     window = candidate.deployment.context_window
     return float("inf") if window is None else float(window)
+
+
+def _last(tried: Tried) -> Iterable[tuple[Candidate, Failure]]:
+    """Return each deployment's last failure."""
+    return {candidate.deployment.id: (candidate, failure) for candidate, failure in tried}.values()

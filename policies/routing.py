@@ -2,7 +2,8 @@
 
 Law: those that will answer in time before those that will not, known prices before unknown ones, then the smaller
 score; within one percent the dice decide, so that many gateways with the same view do not all choose the same one. A
-model's fallbacks come after all of its own deployments.
+model's fallbacks come after all of its own deployments. Where nothing fits, what fits badly is tried, before any
+fallback; what is in a doubtful state only where nothing else is left, fallbacks included.
 """
 
 import random
@@ -10,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from policies.candidates import exclusion
+from policies.candidates import exclusion, missing_api
+from policies.dialects import DIALECTS
 from policies.domain import Candidate, Estimate, InferenceRequest, Model, Route, Snapshot
 from policies.rejections import Reason, Rejection
 from policies.scoring import score
@@ -33,15 +35,31 @@ def route(
     `snapshots` holds each model's deployments by model name. `broke`: only over those that cost nothing.
     """
     order: list[Candidate] = []
+    doubted: list[Candidate] = []
     dropped: list[Candidate] = []
     for model in chain:
-        ranked, out = _rank(model, snapshots[model.name], request, estimate, dice, broke=broke)
+        ranked, doubtful, out = _rank(model, snapshots[model.name], request, estimate, dice, broke=broke)
         order += ranked
+        doubted += doubtful
         dropped += out
+    if order:
+        dropped += doubted
+    else:
+        order = _given_way(doubted)
     if not order:
+        if dropped and all(out.dropped == missing_api(request.api) for out in dropped):
+            return _unsupported(request, dropped)
         reasons = "; ".join(f"{out.deployment.id} {out.dropped}" for out in dropped) or "it has no deployments"
         return Rejection(Reason.NO_DEPLOYMENT, f"No deployment of {request.model!r} can serve this call: {reasons}.")
     return Route(chain[0], tuple(order), tuple(dropped))
+
+
+def _unsupported(request: InferenceRequest, dropped: Sequence[Candidate]) -> Rejection:
+    """Say that no backend of a model serves the API that was called, and what kinds do."""
+    backends = ", ".join(f"{out.deployment.backend} ({out.deployment.kind})" for out in dropped)
+    kinds = ", ".join(kind for kind, dialect in DIALECTS.items() if request.api in dialect.apis)
+    message = f"No backend of {request.model!r} has the {request.api} API: {backends}. Kinds that have it: {kinds}."
+    return Rejection(Reason.API_NOT_SUPPORTED, message)
 
 
 def _rank(
@@ -52,9 +70,11 @@ def _rank(
     dice: random.Random,
     *,
     broke: bool,
-) -> tuple[list[Candidate], list[Candidate]]:
+) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
+    """Return a model's candidates: those to try, in order, those in a doubtful state, likewise, and those dropped."""
     feasible: list[Candidate] = []
-    soft: list[Candidate] = []
+    misfits: list[Candidate] = []
+    doubted: list[Candidate] = []
     dropped: list[Candidate] = []
     for snapshot in snapshots:
         candidate = score(snapshot, estimate, model.routing)
@@ -62,10 +82,17 @@ def _rank(
         if out is None:
             feasible.append(candidate)
         else:
-            (soft if out.soft else dropped).append(replace(candidate, dropped=out.reason))
+            kind = dropped if not out.soft else doubted if out.fits else misfits
+            kind.append(replace(candidate, dropped=out.reason))
     if feasible:
-        dropped += soft
+        dropped += misfits
     else:
-        feasible = [replace(c, reason=f"nothing else is left ({c.dropped})", dropped=None) for c in soft]
-    feasible.sort(key=lambda c: (c.reason == "late", c.money is None, c.score * (1 + TIE * dice.random())))
-    return feasible, dropped
+        feasible = _given_way(misfits)
+    for candidates in (feasible, doubted):
+        candidates.sort(key=lambda c: (c.reason == "late", c.money is None, c.score * (1 + TIE * dice.random())))
+    return feasible, doubted, dropped
+
+
+def _given_way(soft: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates whose exclusion gives way, since it would leave nothing."""
+    return [replace(c, reason=f"nothing else is left ({c.dropped})", dropped=None) for c in soft]

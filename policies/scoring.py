@@ -32,5 +32,6 @@ def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candid
         longest=ttft + estimate.longest_output * snapshot.token_time,
         money=cost,
         score=(cost or 0) + terms.value_of_time * (seconds + imposed),
+        latest=ttft + snapshot.ttft_spread,
         reason="late" if terms.ttft_target is not None and ttft > terms.ttft_target else "in time",
     )

@@ -2,8 +2,14 @@ import os
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what needs Debian parts, but in the lane that installs them."""
-    if os.environ.get("SLUICEWAY_LANE") == "ci":
-        return
-    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("ci")])
-    items[:] = [item for item in items if not item.get_closest_marker("ci")]
+    """Leave out what needs parts that do not come with the suite, but where it is asked for."""
+    left_out = set()
+    if os.environ.get("SLUICEWAY_LANE") != "ci":
+        left_out.add("ci")
+    if "engines" not in config.option.markexpr:
+        left_out.add("engines")
+    kept, gone = [], []
+    for item in items:
+        (gone if any(item.get_closest_marker(name) for name in left_out) else kept).append(item)
+    config.hook.pytest_deselected(items=gone)
+    items[:] = kept

@@ -61,6 +61,7 @@ RANKS = (
         "relay",
         "services",
         "growth",
+        "continuing",
         "attempts",
     ),
     ("exchange", "upkeep"),

@@ -9,7 +9,10 @@ from gateway.app import FIGURES
 from gateway.cli import COMMANDS
 from gateway.config import load
 from gateway.config.reading import Row
+from gateway.config.settings import KINDS
 from gateway.metrics import Metrics
+from policies.apis import APIS
+from policies.dialects import DIALECTS
 from policies.failures import MEANINGS, classify
 from tests.house import ROOT
 
@@ -87,3 +90,24 @@ def test_both_commands_stand_first():
     assert first.endswith("sluiceway demo")
     assert second.endswith("-m pytest -q")
     assert "\n" not in first + second
+
+
+def test_the_table_of_kinds_is_what_the_dialects_say():
+    """Each cell that is data: APIs, what is renamed, dropped and added, usage, health, load."""
+    table = README[README.index("| kind | APIs |") :].split("\n\n")[0].splitlines()[2:]
+    rows = {cells[1].strip(" `"): cells[2:] for cells in (line.split("|") for line in table)}
+
+    assert list(rows) == list(KINDS)
+    for kind, (apis, changed, usage, _, health, scraped, *_) in rows.items():
+        dialect = DIALECTS[kind]
+        named = set(APIS) if apis.strip() == "all" else set(re.findall(r"`(\w+)`", apis))
+        renamed = {pair for renames in dialect.renames.values() for pair in renames.items()}
+        added = {f"{name}: {value.decode()}" for adds in dialect.adds.values() for name, value in adds.items()}
+        assert named == dialect.apis
+        assert set(re.findall(r"`(\w+)` becomes `(\w+)`", changed)) == renamed
+        assert set(re.findall(r"`(\w+)` is dropped", changed)) == dialect.drops
+        assert set(re.findall(r"`(\w+: \w+)` is added", changed)) == added
+        assert ("only what it reads" in changed) == bool(dialect.keeps)
+        assert ("unasked" in usage) == (dialect.usage == "always")
+        assert health.strip(" `") == (dialect.health or "its list of models")
+        assert scraped.strip(" `") == (dialect.scrape.path if dialect.scrape else "nowhere")

@@ -1,4 +1,4 @@
-"""The OpenAI routes: hot ones hand over to an Exchange, the model list answers by itself.
+"""The callers' routes: hot ones hand over to an Exchange, the model list answers by itself.
 
 Law: a hot route is a typed handler only so that it stands in the OpenAPI page and answers 405; it reads nothing of the
 request and returns the ASGI app that does. `straight` takes a call that is plainly for one to that same app before any
@@ -9,6 +9,7 @@ from typing import Any
 
 from litestar import Router, get, post
 from litestar.connection import Request
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.response import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -23,7 +24,18 @@ from policies.rejections import Rejection
 OWNER = "sluiceway"
 
 
-HOT: dict[str, API] = {f"/v1{APIS[api].path}": api for api in ("chat", "completions", "embeddings")}
+ROUTES: dict[API, tuple[str, str]] = {
+    "chat": ("Chat completion", "Answer a chat, plain or as server-sent events."),
+    "completions": ("Text completion", "Complete a text, plain or as server-sent events."),
+    "embeddings": ("Embeddings", "Embed texts."),
+    "responses": ("Response", "Answer in items, plain or as server-sent events; nothing is stored."),
+    "messages": ("Message", "Answer a chat as Anthropic's API does, plain or as server-sent events."),
+    "count_tokens": ("Count a message's tokens", "Count what a message would have as its prompt; it is not charged."),
+    "tokenize": ("Tokenize", "Turn a text or a chat into the model's tokens; it is not charged."),
+}
+"""What the OpenAPI page says of each hot route: a title and a sentence."""
+
+HOT: dict[str, API] = {("" if shape.at_root else "/v1") + shape.path: api for api, shape in APIS.items()}
 """The hot routes, by their whole path."""
 
 
@@ -38,22 +50,7 @@ def straight(services: Services, rest: ASGIApp) -> ASGIApp:
 
 
 def inference_router(services: Services) -> Router:
-    """Return the router of `/v1`."""
-
-    @post("/chat/completions", summary="Chat completion", status_code=200)
-    async def chat() -> ASGIApp:
-        """Answer a chat, plain or as server-sent events."""
-        return Exchange(services, "chat")
-
-    @post("/completions", summary="Text completion", status_code=200)
-    async def completions() -> ASGIApp:
-        """Complete a text, plain or as server-sent events."""
-        return Exchange(services, "completions")
-
-    @post("/embeddings", summary="Embeddings", status_code=200)
-    async def embeddings() -> ASGIApp:
-        """Embed texts."""
-        return Exchange(services, "embeddings")
+    """Return the router of the hot routes and of `/v1/models`."""
 
     @get("/models", summary="List models")
     async def models(request: Request[Any, Any, Any]) -> Response[Any]:
@@ -76,7 +73,20 @@ def inference_router(services: Services) -> Router:
             return _rejected(services.catalog.missing(name))
         return Response(_entry(found), headers={"x-request-id": new_request_id()})
 
-    return Router("/v1", route_handlers=[chat, completions, embeddings, models, model], tags=["OpenAI API"])
+    listing = Router("/v1", route_handlers=[models, model], tags=["OpenAI API"])
+    return Router("/", route_handlers=[*(_hot(services, path, api) for path, api in HOT.items()), listing])
+
+
+def _hot(services: Services, path: str, api: API) -> HTTPRouteHandler:
+    """Make the handler of one hot route."""
+    summary, description = ROUTES[api]
+    family = "Anthropic API" if APIS[api].family == "anthropic" else "OpenAI API"
+
+    @post(path, summary=summary, description=description, operation_id=api, status_code=200, tags=[family])
+    async def serve() -> ASGIApp:
+        return Exchange(services, api)
+
+    return serve
 
 
 async def _refused(services: Services, request: Request[Any, Any, Any]) -> Response[Any] | None:

@@ -1,12 +1,14 @@
 """What the file's settings mean together: names that refer to each other, and settings that contradict each other.
 
 Law: no silent no-op. A reference to nothing, a name taken twice, a fallback that leads nowhere new: each is a mistake.
-What could not be read is not judged again. Plans are judged in `plan_checks.py` and `budget_checks.py`.
+What could not be read is not judged again. Backends are judged in `backend_checks.py`, plans in `plan_checks.py` and
+`budget_checks.py`.
 """
 
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
+from gateway.config.backend_checks import check_backends
 from gateway.config.budget_checks import check_budgets
 from gateway.config.lists import Item
 from gateway.config.mistakes import Tell, shown
@@ -23,7 +25,7 @@ def check(file: FileRow, tell: Tell) -> None:
     _tls(file, tell)
     _store(file, tell)
     _limits(file, tell)
-    _backends(file, tell)
+    check_backends(file, tell)
     models = file.models or {}
     for model in models.values():
         _deployments(file, model, tell)
@@ -78,19 +80,6 @@ def _limits(file: FileRow, tell: Tell) -> None:
     if not limits.wrong & {"body", "buffered_total"} and limits.body > limits.buffered_total:
         at = limits.spot("body") if limits.given("body") else limits.spot("buffered_total")
         tell(at, "one body may be larger than all bodies together (buffered_total)", "make buffered_total the larger")
-
-
-def _backends(file: FileRow, tell: Tell) -> None:
-    """Tell a hosted backend without a key, which would serve nobody, and authorities for one without TLS."""
-    for backend in file.backends.values():
-        if "ca" in backend.lines and backend.base_url.startswith("http://"):
-            tell(backend.spot("ca"), "does nothing: base_url has no TLS", "write https:// there, or remove the line")
-        if backend.kind == "nvidia" and "api_key" not in backend.lines:
-            tell(
-                backend.spot("api_key"),
-                "is missing: the hosted endpoint wants one",
-                'add `api_key: "${NVIDIA_API_KEY}"`',
-            )
 
 
 def _deployments(file: FileRow, model: ModelRow, tell: Tell) -> None:

@@ -55,6 +55,9 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
                 transport=row.transport,
                 ca=row.ca,
                 max_connections=row.max_connections,
+                probe_every=row.probe_every,
+                discover=row.discover,
+                list_file=row.list,
             )
             for name, row in file.backends.items()
         ),

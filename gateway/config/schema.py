@@ -6,7 +6,7 @@ token, nano-dollars a second.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from msgspec import field
 
@@ -87,11 +87,14 @@ class BackendRow(Row, frozen=True, kw_only=True):
     NOUN: ClassVar[str] = "a backend"
 
     kind: Annotated[str, Key(values.one_of(KINDS), f"say which engine it is: {', '.join(KINDS)}")] = ""
-    base_url: Annotated[str, Key(values.web_url, "add the engine's URL, such as http://127.0.0.1:8000/v1")] = ""
+    base_url: Annotated[str, Key(values.web_url)] = ""
+    discover: Annotated[Literal["dns"] | None, Key(values.one_of(["dns"]))] = None
+    list: Annotated[Path | None, Key(values.path)] = None
     api_key: Annotated[str | None, Key(values.secret)] = None
     transport: Annotated[str, Key(values.one_of(TRANSPORTS))] = "pooled"
     ca: Annotated[Path | None, Key(values.authorities)] = None
     max_connections: Annotated[int | None, Key(values.whole(1, 65_535, "connections"))] = None
+    probe_every: Annotated[float | None, Key(values.decimal("0", _DAY, "seconds, 0 for no probes,"))] = None
 
 
 class PriceRow(Row, frozen=True, kw_only=True):

@@ -5,17 +5,23 @@ a traceback or a rich table shows `***` in their place.
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
 
 from gateway.forwarded import Network
 from policies.domain import Meter, MeterKind, Model, Plan, Price, WhenDown
 
-KINDS = ("openai", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "transformers")
+KINDS = ("openai", "anthropic", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "transformers")
 """The engines a backend can be."""
 
-HOSTED = ("openai", "nvidia")
+PROBE_EVERY = 5.0
+"""Seconds between two probes of an own engine."""
+
+PROBE_HOSTED_EVERY = 60.0
+"""Seconds between two of a hosted one: all it tells is a list, which says little, and asking may count as a call."""
+
+HOSTED = ("openai", "anthropic", "nvidia")
 """The kinds that somebody is paid for: without a price in the file theirs is unknown."""
 
 TRANSPORTS = ("pooled", "httpx")
@@ -103,6 +109,9 @@ class Backend(Discreet, frozen=True):
     """One place that serves models. `base_url` ends without a slash; `api_key` is its credential, if it wants one.
 
     `ca`: a PEM file of the only authorities trusted for it (None: the usual ones). `max_connections`: None, no bound.
+    `probe_every`: seconds between free probes, 0 for none (None: as its kind has it). `discover`: each address of
+    `base_url`'s name is a replica; `list_file`: each URL in it is one. `address`: where to connect to in place of
+    resolving the name.
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"api_key"})
@@ -114,6 +123,22 @@ class Backend(Discreet, frozen=True):
     transport: str = "pooled"
     ca: Path | None = None
     max_connections: int | None = None
+    probe_every: float | None = None
+    discover: Literal["dns"] | None = None
+    list_file: Path | None = None
+    address: str | None = None
+
+    @property
+    def discovered(self) -> bool:
+        """Whether it stands for replicas that are yet to be found."""
+        return self.discover is not None or self.list_file is not None
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two free probes; 0: it is not probed."""
+        if self.probe_every is not None:
+            return self.probe_every
+        return PROBE_HOSTED_EVERY if self.kind in HOSTED else PROBE_EVERY
 
 
 class Telemetry(Struct, frozen=True):

@@ -148,8 +148,12 @@ def authorities(reading: Reading, node: yaml.Node, at: At) -> Path:
 
 def web_url(reading: Reading, node: yaml.Node, _at: At) -> str:
     """Read an http or https URL without credentials, query or fragment; trailing slashes are dropped."""
-    word = reading.word(node)
-    parts = _split(word.text)
+    return url_of(reading.word(node).text)
+
+
+def url_of(written: str) -> str:
+    """Return such a URL without its trailing slashes. Raises MisreadError where it is none."""
+    parts = _split(written)
     remedy = "write http://HOST:PORT/PATH or https://HOST/PATH"
     if parts.scheme not in {"http", "https"}:
         raise MisreadError("does not begin with http:// or https://", remedy)
@@ -157,9 +161,9 @@ def web_url(reading: Reading, node: yaml.Node, _at: At) -> str:
         raise MisreadError("holds credentials", "take them out of the URL; a key belongs into `api_key`")
     if not _is_host(parts.hostname or ""):
         raise MisreadError("names no valid host", remedy)
-    if "?" in word.text or "#" in word.text:
+    if "?" in written or "#" in written:
         raise MisreadError("has a query or a fragment", "end the URL before ? and #")
-    return word.text.rstrip("/")
+    return written.rstrip("/")
 
 
 def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:

@@ -6,7 +6,7 @@ Law: it joins while the tour runs and never delays it; the tour's own model stay
 from gateway.app import Gateway
 from gateway.config.loading import HOSTED_URL
 from gateway.config.settings import Backend
-from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.catalog import listed
 from gateway.upstream.fleet import Home
 from gateway.upstream.listing import models_of
 
@@ -16,12 +16,10 @@ async def join_hosted(gateway: Gateway, api_key: str, base_url: str = HOSTED_URL
     backend = Backend("hosted", "nvidia", base_url, api_key)
     home = Home(backend)
     listing = await models_of(home)
+    await home.transport.aclose()
     if isinstance(listing, str):
-        await home.transport.aclose()
         return None
-    services = gateway.services
-    services.fleet.homes[backend.name] = home
-    known = {model.name for model in services.catalog.models}
+    known = {model.name for model in gateway.services.catalog.models}
     joined = [model for model in listed({backend.name: listing}, [backend]).models if model.name not in known]
-    services.catalog = Catalog([*services.catalog.models, *joined])
+    gateway.scanning.join(backend, joined)
     return len(joined)

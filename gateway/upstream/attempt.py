@@ -6,13 +6,19 @@ upstream connection at once unless the answer was read to its end. Everything th
 
 import asyncio
 import contextlib
+import math
+import re
+
+import httpx
 
 from gateway import clock
 from gateway.upstream.connection import Headers
 from gateway.upstream.fleet import Home, Ticket
+from gateway.upstream.polling import REQUEST_ID, fetched, place_of
 from gateway.upstream.transport import ERRORS, Answer, failure_of
 from policies.domain import API, Candidate
 from policies.failures import Failure, FailureKind, classify
+from policies.freezes import told_wait
 
 ERROR_BODY = 1024 * 1024
 """Bytes of an error answer that are read; a longer one is not an answer that a caller could use."""
@@ -23,6 +29,13 @@ LAST_WORDS = 0.1
 
 LEAST_PACED = 8
 """Output tokens below which an answer says nothing of pace."""
+
+# Headers by which upstreams tell what they call a call, and what has become of it.
+_NAMES = (
+    ("sluiceway.upstream_request_id", (REQUEST_ID, b"x-request-id")),
+    ("sluiceway.nvcf_status", (b"nvcf-status",)),
+)
+_PLAIN = re.compile(rb"[!-~]{1,128}")
 
 
 class Passed:
@@ -49,7 +62,7 @@ class Attempt:
     """One try of `candidate`'s deployment, with the load that `ticket` holds there.
 
     `sent_at`, `first_at`: monotonic seconds, `first_at` 0.0 until a stream's first content. `written`: the upstream may
-    have begun to work. `done`: what is still to come of the answer is its end.
+    have begun to work. `done`: what is still to come of the answer is its end. `told`: the headers of the answer.
     """
 
     def __init__(self, home: Home, ticket: Ticket, candidate: Candidate) -> None:
@@ -58,38 +71,66 @@ class Attempt:
         self.candidate = candidate
         self.status = 0
         self.content_type = ""
+        self.told: dict[bytes, bytes] = {}
         self.sent_at = clock.monotonic()
         self.first_at = 0.0
         self.written = False
         self.done = False
         self._answer: Answer | None = None
 
-    async def open(self, api: API, body: bytes, headers: Headers) -> None:
-        """Send `body` and wait for the answer's head. Raises AttemptFailed for anything but a 2xx without a coding."""
+    @property
+    def names(self) -> dict[str, str]:
+        """What the upstream calls this call, as attributes of a span: where it told, and in plain characters."""
+        found: dict[str, str] = {}
+        for attribute, headers in _NAMES:
+            value = next((self.told[header] for header in headers if header in self.told), b"")
+            if _PLAIN.fullmatch(value):
+                found[attribute] = value.decode()
+        return found
+
+    async def open(self, api: API, body: bytes, headers: Headers, patience: float) -> None:
+        """Send `body` and wait for the answer's head. Raises AttemptFailed for anything but a 2xx without a coding.
+
+        `patience`: the seconds that are waited for it, which some upstreams want to know.
+        """
+        home = self.home
         try:
-            answer = await self.home.transport.post(
-                self.home.urls[api], [*self.home.headers, *headers], body, self._begin
-            )
+            answer = await self._ask(home.urls[api], [*home.headers, *headers, *_waits(home, patience)], body)
         except ERRORS as error:
             raise AttemptFailed(failure_of(error)) from error
-        self._answer = answer
         self.status = answer.status
-        told = dict(answer.headers)
+        told = self.told
         content_type = told.get(b"content-type", b"application/json")
         self.content_type = content_type.decode() if content_type.isascii() else "application/octet-stream"
         if not 200 <= self.status < 300:
-            raise await self._refused(told.get(b"retry-after"))
+            raise await self._refused()
+        if self.status == 202:
+            raise AttemptFailed(Failure(FailureKind.UNAVAILABLE, "answered that it will answer later", 202))
         coding = told.get(b"content-encoding", b"identity")
         if coding != b"identity":
             raise AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered in {coding!r} though identity was asked"))
 
-    async def _refused(self, retry_after: bytes | None) -> AttemptFailed:
+    async def _ask(self, url: httpx.URL, headers: Headers, body: bytes) -> Answer:
+        """Send `body` and return the answer; one that is promised for later is fetched. Raises `ERRORS`."""
+        answer = self._take(await self.home.transport.post(url, headers, body, self._begin))
+        if answer.status == 202:
+            place = place_of(self.home, self.told.get(REQUEST_ID))
+            if place is not None:
+                answer = self._take(await fetched(self.home, place, headers, answer))
+        return answer
+
+    def _take(self, answer: Answer) -> Answer:
+        self._answer = answer
+        self.told = dict(answer.headers)
+        return answer
+
+    async def _refused(self) -> AttemptFailed:
         body = bytearray()
         while len(body) <= ERROR_BODY and (chunk := await self.read()) is not None:
             body += chunk
         if self.status < 400:
             return AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered {self.status} to a POST", self.status))
-        failure = classify(self.status, bytes(body), None if retry_after is None else retry_after.decode("latin-1"))
+        failure = classify(self.status, bytes(body), told_wait(self.told, clock.wall()))
         return AttemptFailed(failure, Passed(self.status, self.content_type, bytes(body)))
 
     async def read(self) -> bytes | None:
@@ -100,6 +141,11 @@ class Attempt:
             return await self._answer.read()
         except ERRORS as error:
             raise AttemptFailed(failure_of(error)) from error
+
+    def unheard(self) -> None:
+        """Note that no first content came for as long as it was waited for."""
+        now = clock.monotonic()
+        self.ticket.live.latency.observe_first(now, now - self.sent_at, self.ticket.ahead)
 
     def first_content(self) -> None:
         """Note a stream's first content: the prompt is out of the queue and its time is learned."""
@@ -131,6 +177,14 @@ class Attempt:
 
     def _begin(self) -> None:
         self.written = True
+
+
+def _waits(home: Home, patience: float) -> Headers:
+    """Return the header that tells the upstream how long it is waited for, where its dialect has one."""
+    if home.dialect.waits is None:
+        return []
+    name, most = home.dialect.waits
+    return [(name.encode(), b"%d" % max(1, math.ceil(min(patience, most))))]
 
 
 async def _last_words(answer: Answer) -> None:

@@ -1,10 +1,13 @@
 """The models that callers can name, and the deployments behind each.
 
 Law: immutable; built from the file, or from what the backends list where the file names no models; swapped whole. The
-same id listed by two backends is one model with two deployments.
+same id listed by two backends is one model with two deployments; a deployment on a backend that stands for replicas is
+one on each of them. A window that nobody wrote down is the one that the engine told.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from gateway.config.settings import Backend, default_price
 from gateway.upstream.listing import Listed
@@ -65,3 +68,24 @@ def listed(listings: Mapping[str, Sequence[Listed]], backends: Sequence[Backend]
             )
     models = [Model(name, (), tuple(of), (), RoutingTerms(), Deadlines()) for name, of in sorted(found.items())]
     return Catalog(models, [backend.name for backend in backends if backend.name not in listings])
+
+
+def as_found(
+    models: Iterable[Model],
+    replicas: Mapping[str, Sequence[str]],
+    window: Callable[[Deployment], int | None],
+) -> list[Model]:
+    """Return `models` over the replicas there are (names by their family), with the windows that were told.
+
+    A deployment whose family has no replica yet stays as it is, so that its model is known.
+    """
+    found = []
+    for model in models:
+        places = [replace(one, backend=name) for one in model.deployments for name in _names(one, replicas)]
+        known = tuple(replace(one, context_window=window(one)) if one.context_window is None else one for one in places)
+        found.append(replace(model, deployments=known))
+    return found
+
+
+def _names(deployment: Deployment, replicas: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    return replicas.get(deployment.backend) or (deployment.backend,)

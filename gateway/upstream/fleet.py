@@ -10,12 +10,14 @@ import httpx
 import structlog
 
 from gateway.config.settings import Backend
+from gateway.upstream.condition import Condition
 from gateway.upstream.transport import open_transport
 from policies.apis import APIS
 from policies.breaker import Breaker, State
 from policies.dialects import DIALECTS, Dialect
 from policies.domain import API, Deployment, Model, Snapshot
 from policies.failures import Failure, FailureKind
+from policies.freezes import Freeze
 from policies.latency import Latency
 
 log = structlog.get_logger("sluiceway.fleet")
@@ -28,14 +30,19 @@ TELL_EVERY = 60.0
 
 
 class Live:
-    """One upstream model's live state: load, learned latency, breaker, and whether an operator's fault keeps it out."""
+    """One upstream model's live state: load, learned latency, breaker, and whether an operator's fault keeps it out.
 
-    def __init__(self, name: str, dialect: Dialect) -> None:
+    `condition`: its backend's. `freeze`: until when it has asked to be left alone.
+    """
+
+    def __init__(self, name: str, dialect: Dialect, condition: Condition | None = None) -> None:
         self.name = name
+        self.condition = condition or Condition()
         self.in_flight = 0
         self.queued_tokens = 0
         self.latency = Latency(dialect.priors)
         self.breaker = Breaker()
+        self.freeze = Freeze(dialect.freeze)
         self._off: tuple[float, str] = (-math.inf, "")
         self._lacks: dict[API, float] = {}
         self._told_at: dict[FailureKind, float] = {}
@@ -55,10 +62,15 @@ class Live:
             off=reason if now < until else None,
             retired=until == math.inf,
             lacks=frozenset(api for api, until in self._lacks.items() if now < until),
+            frozen_for=self.freeze.left(now),
+            ttft_spread=self.latency.spread(now),
+            down=self.condition.against(deployment.model),
+            absent=self.condition.absent,
         )
 
     def answered(self, api: API) -> None:
         """Note that an attempt went well."""
+        self.freeze.answered()
         self._lacks.pop(api, None)
         before = self.breaker.state
         self.breaker.succeeded()
@@ -77,20 +89,27 @@ class Live:
                 detail=failure.detail,
                 request_id=request_id,
             )
+        if failure.kind is FailureKind.CONNECT:
+            self.condition.unreached()
+        self.freeze.failed(failure, now)
         if failure.kind is FailureKind.UNSUPPORTED:
             self._lacks[api] = now + LACKS_SECONDS
         if meaning.switches_off:
-            self._off = (math.inf if failure.status == 410 else now + meaning.switches_off, failure.detail)
-        if meaning.switches_off or failure.kind is FailureKind.FORBIDDEN:
+            until = math.inf if failure.status == 410 else now + meaning.switches_off
+            self._off = max(self._off, (until, failure.detail))
             log.error(
                 "refused by the upstream: are its credential and its model name right?",
                 deployment=self.name,
                 kind=failure.kind.value,
                 detail=failure.detail,
             )
-        if not meaning.ejects:
+        if not failure.ejects:
             self.breaker.abandoned(probe=probe)
-            return
+        elif not meaning.on_proof:
+            self.convicted(failure, now, probe=probe)
+
+    def convicted(self, failure: Failure, now: float, *, probe: bool) -> None:
+        """Note that a failure speaks against this deployment."""
         before = self.breaker.state
         self.breaker.failed(now, probe=probe)
         if before is not State.OPEN and self.breaker.state is State.OPEN:
@@ -131,13 +150,14 @@ class Ticket:
 
 
 class Home:
-    """One backend as it is reached: its settings, dialect and transport."""
+    """One backend as it is reached: its settings, dialect, transport and condition. `root`: its URL without `/v1`."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.dialect = DIALECTS[backend.kind]
+        self.condition = Condition("no address yet" if backend.discovered else None)
         # Parsed once: httpx takes 30 us for it, a tenth of a small call.
-        root = backend.base_url.removesuffix("/v1")
+        self.root = root = backend.base_url.removesuffix("/v1")
         self.urls = {
             api: httpx.URL((root if shape.at_root else backend.base_url) + shape.path) for api, shape in APIS.items()
         }
@@ -150,7 +170,8 @@ class Home:
             *((name.encode(), value.encode()) for name, value in self.dialect.headers),
         ]
         if backend.api_key is not None:
-            self.headers.append((b"authorization", b"Bearer " + backend.api_key.encode()))
+            header, before = self.dialect.auth
+            self.headers.append((header.encode(), before.encode() + backend.api_key.encode()))
 
 
 class Fleet:
@@ -159,19 +180,55 @@ class Fleet:
     def __init__(self) -> None:
         self.homes: dict[str, Home] = {}
         self._live: dict[str, Live] = {}
+        self._leaving: dict[str, float] = {}
 
     def add(self, backend: Backend) -> Home:
-        """Take in a backend; one of the same name is kept as it is."""
+        """Take in a backend; the very same one is kept as it is, with what was learned of it."""
+        self._leaving.pop(backend.name, None)
         home = self.homes.get(backend.name)
-        if home is None:
+        if home is None or home.backend != backend:
+            self._forget(home)
             home = self.homes[backend.name] = Home(backend)
         return home
+
+    def leave(self, name: str, until: float) -> None:
+        """Let a backend go: no call is routed to it any more, and by `until` those that were have ended."""
+        self._leaving[name] = until
+
+    @property
+    def present(self) -> list[Home]:
+        """The backends that can be called, all but those that leave and those that stand for what discovery finds."""
+        return [
+            home for name, home in self.homes.items() if name not in self._leaving and home.condition.absent is None
+        ]
+
+    async def sweep(self, now: float) -> list[str]:
+        """Forget the backends that have left by `now`, and return their names."""
+        left = [name for name, until in self._leaving.items() if now >= until]
+        for name in left:
+            del self._leaving[name]
+            home = self.homes.pop(name)
+            self._forget(home)
+            await home.transport.aclose()
+        return left
+
+    def back(self, home: Home, now: float) -> None:
+        """Let one call for each model of a backend find out at once whether it is back."""
+        for live in self._live.values():
+            if live.condition is home.condition:
+                live.breaker.due(now)
+
+    def _forget(self, home: Home | None) -> None:
+        """Forget what was learned of a backend's models."""
+        if home is not None:
+            self._live = {name: live for name, live in self._live.items() if live.condition is not home.condition}
 
     def live(self, deployment: Deployment) -> Live:
         """Return the live state of `deployment`, made on first use."""
         live = self._live.get(deployment.id)
         if live is None:
-            live = self._live[deployment.id] = Live(deployment.id, self.homes[deployment.backend].dialect)
+            home = self.homes[deployment.backend]
+            live = self._live[deployment.id] = Live(deployment.id, home.dialect, home.condition)
         return live
 
     def snapshots(self, model: Model, now: float) -> list[Snapshot]:

@@ -3,15 +3,14 @@
 Law: only free questions are asked; an answer that carries `x-sluiceway-config` comes from a gateway, never a backend.
 """
 
-import asyncio
-
 import httpx
-import msgspec
 from msgspec import Struct
 
 from gateway.config.settings import Backend
 from gateway.http import cold_client
+from gateway.upstream.asking import ask
 from gateway.upstream.fleet import Home
+from policies.probing import read_models
 
 OURS = "x-sluiceway-config"
 
@@ -39,38 +38,22 @@ class Listed(Struct, frozen=True):
     context_window: int | None
 
 
-class _Entry(Struct):
-    id: str
-    max_model_len: int | None = None
-
-
-class _Listing(Struct):
-    data: list[_Entry]
-
-
-_decode = msgspec.json.Decoder(_Listing).decode
-
-
 async def models_of(home: Home) -> list[Listed] | str:
     """Return the models that a backend lists, asked the way its calls go, or why it could not be asked."""
-    backend = home.backend
-    headers = {} if backend.api_key is None else {"authorization": f"Bearer {backend.api_key}"}
-    client = httpx.AsyncClient(transport=home.transport, trust_env=False)  # not closed: that would close the transport
     try:
-        async with asyncio.timeout(PATIENCE):
-            answer = await client.get(f"{backend.base_url}/models", headers=headers)
+        answer = await ask(home, f"{home.backend.base_url}/models", PATIENCE)
     except TimeoutError:
         return f"GET /models was not answered within {PATIENCE:g} s"
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     if OURS in answer.headers:
         return "this is a Sluiceway gateway, not a backend"
-    if answer.status_code != 200:
-        return f"GET /models answered {answer.status_code}"
-    try:
-        return [Listed(entry.id, entry.max_model_len) for entry in _decode(answer.content).data]
-    except msgspec.MsgspecError:
+    if answer.status != 200:
+        return f"GET /models answered {answer.status}"
+    told = read_models(answer.body)
+    if told is None:
         return "GET /models answered something that is no list of models"
+    return [Listed(name, told.windows.get(name)) for name in told.ids]
 
 
 async def engine_at(port: int) -> Backend | None:

@@ -28,12 +28,16 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOT
 class Pool:
     """At most `most` connections to `host`:`port`, over TLS where `tls` is given (SNI and verification by `host`).
 
+    `address`: where to connect to in place of resolving `host`.
     `open`: connections that are open, being opened, or promised to somebody who waits.
     """
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, most: int | None = None) -> None:
+    def __init__(
+        self, host: str, port: int, tls: ssl.SSLContext | None, most: int | None = None, address: str | None = None
+    ) -> None:
         self.open = 0
         self._host = host
+        self._address = address or host
         self._port = port
         self._tls = tls
         self._most = math.inf if most is None else most
@@ -128,7 +132,7 @@ class Pool:
             async with asyncio.timeout(within):
                 name = self._host if self._tls is not None else None
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    make, self._host, self._port, ssl=self._tls, server_hostname=name
+                    make, self._address, self._port, ssl=self._tls, server_hostname=name
                 )
         except BaseException as error:
             for connection in made:  # it may be there in the very moment in which the caller left

@@ -21,8 +21,8 @@ from gateway.config.settings import Backend
 from gateway.http import trusting
 from gateway.upstream.connection import Connection, Headers
 from gateway.upstream.pool import KEEP_ALIVE, Pool
+from policies.deadlines import CONNECT
 from policies.failures import Failure, FailureKind
-from policies.retries import CONNECT
 
 STALE = 0.05
 """Seconds after writing within which the end of an idle connection arrives, if it was under way."""
@@ -70,13 +70,13 @@ class Answer(Protocol):
 def open_transport(backend: Backend) -> "PooledTransport | StockTransport":
     """Return the transport of a backend, of the kind that it asks for."""
     if backend.transport == "pooled":
-        return PooledTransport(trusting(backend.ca), backend.max_connections)
+        return PooledTransport(trusting(backend.ca), backend.max_connections, backend.address)
     # Idle connections without bound, so that httpx's pool never scans for a victim.
     limits = httpx.Limits(
         max_connections=backend.max_connections, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE
     )
     proxy = _proxy_to(httpx.URL(backend.base_url))
-    return StockTransport(verify=trusting(backend.ca), limits=limits, retries=0, proxy=proxy)
+    return StockTransport(backend.address, verify=trusting(backend.ca), limits=limits, retries=0, proxy=proxy)
 
 
 def _proxy_to(url: httpx.URL) -> str | None:
@@ -92,17 +92,25 @@ def failure_of(error: Exception) -> Failure:
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
-    """HTTP/1.1 over pooled connections, one pool an origin, each of at most `most` connections."""
+    """HTTP/1.1 over pooled connections, one pool an origin, each of at most `most` connections.
 
-    def __init__(self, tls: ssl.SSLContext, most: int | None = None) -> None:
+    `address`: where all of them go, whatever the origin's name.
+    """
+
+    def __init__(self, tls: ssl.SSLContext, most: int | None = None, address: str | None = None) -> None:
         self._tls = tls
         self._most = most
+        self._address = address
         self._pools: dict[tuple[str, str, int], Pool] = {}
 
     async def post(self, url: httpx.URL, headers: Headers, body: bytes, written: Written) -> Answer:
         """Send `body`, with its length beside these headers, and return the answer. Raises `ERRORS`."""
         head = _head(b"POST", url, [*headers, (b"content-length", b"%d" % len(body))])
         return await self._ask(self._pool(url), head, body, CONNECT, written)
+
+    async def get(self, url: httpx.URL, headers: Headers) -> Answer:
+        """Ask for what is at `url` and return the answer. Raises `ERRORS`."""
+        return await self._ask(self._pool(url), _head(b"GET", url, headers), b"", CONNECT, lambda: None)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return its answer, whose stream must be read or closed. Raises httpx.TransportError."""
@@ -136,7 +144,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         key = (url.scheme, url.host, url.port or (443 if tls else 80))
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = Pool(key[1], key[2], self._tls if tls else None, self._most)
+            pool = self._pools[key] = Pool(key[1], key[2], self._tls if tls else None, self._most, self._address)
         return pool
 
     @property
@@ -198,7 +206,18 @@ class _Stream(httpx.AsyncByteStream):
 
 
 class StockTransport(httpx.AsyncHTTPTransport):
-    """Stock httpx."""
+    """Stock httpx. `address`: where to connect to, whatever the URL's name, which TLS goes by all the same."""
+
+    def __init__(self, address: str | None = None, **options: Any) -> None:  # noqa: ANN401 - httpx's own
+        super().__init__(**options)
+        self._address = address
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` and return its answer."""
+        if self._address is not None:
+            request.extensions = {**request.extensions, "sni_hostname": request.url.host}
+            request.url = request.url.copy_with(host=self._address)
+        return await super().handle_async_request(request)
 
     async def post(self, url: httpx.URL, headers: Headers, body: bytes, written: Written) -> Answer:
         """Do as `PooledTransport.post` does."""
@@ -207,10 +226,34 @@ class StockTransport(httpx.AsyncHTTPTransport):
             if event.endswith("send_request_headers.started"):
                 written()
 
-        timeouts = {"connect": CONNECT, "read": None, "write": None, "pool": CONNECT}  # other waits: by the attempt
-        extensions = {"timeout": timeouts, "trace": trace}
-        request = httpx.Request("POST", url, headers=headers, content=body, extensions=extensions)
-        return _StockAnswer(await self.handle_async_request(request))
+        extensions = {"timeout": _TIMEOUTS, "trace": trace}
+        return await self._ask(httpx.Request("POST", url, headers=headers, content=body, extensions=extensions))
+
+    async def get(self, url: httpx.URL, headers: Headers) -> Answer:
+        """Do as `PooledTransport.get` does."""
+        return await self._ask(httpx.Request("GET", url, headers=headers, extensions={"timeout": _TIMEOUTS}))
+
+    async def _ask(self, request: httpx.Request) -> Answer:
+        try:
+            return _StockAnswer(await self.handle_async_request(request))
+        except BaseException:
+            self._close_lost()
+            raise
+
+    def _close_lost(self) -> None:
+        """Close connections that httpcore has lost: of calls that were cancelled while one was handed to them.
+
+        They stay new, belong to nobody, and count for `max_connections` for ever (httpcore 1.0, `_state_lock`).
+        """
+        held = {id(request.connection) for request in self._pool._requests}  # noqa: SLF001 - it has no door
+        kept = self._pool._connections  # noqa: SLF001
+        for connection in [one for one in kept if not (id(one) in held or one.is_idle() or one.is_closed())]:
+            kept.remove(connection)
+            clock.spawn(_quietly(connection), "close-upstream")
+
+
+_TIMEOUTS = {"connect": CONNECT, "read": None, "write": None, "pool": CONNECT}
+"""Of a call by stock httpx; its other waits are the attempt's."""
 
 
 class _StockAnswer:
@@ -228,9 +271,8 @@ class _StockAnswer:
 
     async def read(self) -> bytes | None:
         part = await anext(self._parts, None)
-        if part is None and self._stream is not None:
-            stream, self._stream = self._stream, None
-            await stream.aclose()
+        if part is None:
+            self.close()  # awaited here, a cancellation would lose its connection
         return part
 
     def close(self) -> None:
@@ -239,7 +281,11 @@ class _StockAnswer:
             clock.spawn(_quietly(stream), "close-upstream")
 
 
-async def _quietly(stream: httpx.AsyncByteStream) -> None:
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+async def _quietly(stream: _Closable) -> None:
     with contextlib.suppress(*ERRORS):  # what it says on the way out concerns nobody
         await stream.aclose()
 

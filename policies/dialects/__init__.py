@@ -6,15 +6,15 @@ by name.
 
 import re
 
-from policies.dialects import llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm
-from policies.dialects.dialect import Dialect, Prefill, Priors, Scrape
+from policies.dialects import anthropic, llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm
+from policies.dialects.dialect import Dialect, Names, Prefill, Priors, Scrape
 from policies.domain import Tokenizer
 
-__all__ = ["DIALECTS", "Dialect", "Prefill", "Priors", "Scrape", "tokenizer_of"]
+__all__ = ["DIALECTS", "Dialect", "Names", "Prefill", "Priors", "Scrape", "tokenizer_of"]
 
 DIALECTS: dict[str, Dialect] = {
     module.DIALECT.kind: module.DIALECT
-    for module in (llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm)
+    for module in (anthropic, llamacpp, lmstudio, nim, nvidia, openai, sglang, transformers, vllm)
 }
 
 _MISTRAL = re.compile(

@@ -3,20 +3,24 @@
 Law: data only; `rewrite`, `candidates`, `failures` and the gateway's probes read it and know no engine by name.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
 from policies.domain import API
 
-UsageMode = Literal["include_usage", "always", "none"]
-"""How a stream tells its usage: when `stream_options` asks for it, always (and refuses to be asked), never."""
+UsageMode = Literal["include_usage", "always"]
+"""How a stream tells its usage where the API lets callers ask: when `stream_options` does, or always, unasked."""
 
 Prefill = Literal["flags", "implicit", "prefix"]
 """How an engine is made to go on from an assistant's unfinished message: `continue_final_message` with
 `add_generation_prompt: false`; by that message being the last; by `prefix: true` on it."""
 
+Names = frozenset[str]
+"""Names of a body's members."""
+
 OPENAI_APIS: frozenset[API] = frozenset({"chat", "completions", "embeddings"})
+ALL_APIS: frozenset[API] = frozenset(get_args(API))
 
 
 class Priors(Struct, frozen=True):
@@ -48,15 +52,17 @@ class Dialect(Struct, frozen=True):
     """One kind of backend.
 
     `apis`: those that it has. `auth`: the header of its credential and what stands before it. `usage`: how a stream
-    tells it. `keeps`: the only members it takes, where it refuses all others (None: any). `drops`, `renames`: members
-    it refuses or calls otherwise. `slights`: members whose being dropped or ignored changes what the caller gets, so
-    that others come first. `efforts`: what a caller's `reasoning_effort` is called here (what is not listed goes as it
-    is). `headers`: sent with every call. `max_body`: bytes that it takes (None: any). `stall`: seconds of silence in a
-    stream that count as a failure. `freeze`: seconds that a 429 without a Retry-After keeps calls away. `health`: a
-    path from its root that answers 200 when it serves, at no cost (None: its list of models is asked). `scrape`: its
-    load. `prefill`: how it goes on from given text (None: it is asked in words). `polls`: a path from the root of its
-    host at which an answer of 202 is fetched, with its request id behind it. `mistral_common`: it templates models of
-    Mistral's with their own tokenizer.
+    tells it. By API: `keeps`, the only members it takes, where it refuses all others (an API without: any); `renames`,
+    members it knows by another name; `adds`, members as JSON that it is sent where the caller has none; `slights`,
+    members whose being dropped or ignored changes what the caller gets, so that other deployments come first. `drops`:
+    members it is never sent. `headers`: sent with every call. `max_body`: bytes that it takes (None: any). `stall`:
+    seconds of silence in a stream that count as a failure. `freeze`: seconds that a 429 without a Retry-After keeps
+    calls away. `health`: a path from its root that answers 200 when it serves, at no cost (None: its list of models is
+    asked). `scrape`: its load. `describes`: paths from its root that tell of its models what their list does not.
+    `prefill`: how it goes on from given text (None: it is asked in words). `polls`: a path from the root of its host at
+    which an answer of 202 is fetched, with its request id behind it. `waits`: the header that tells it for how many
+    seconds its answer is waited for, and the most that it is told. `mistral_common`: it templates models of Mistral's
+    with their own tokenizer.
     """
 
     kind: str
@@ -64,17 +70,19 @@ class Dialect(Struct, frozen=True):
     apis: frozenset[API] = OPENAI_APIS
     auth: tuple[str, str] = ("authorization", "Bearer ")
     usage: UsageMode = "include_usage"
-    keeps: frozenset[str] | None = None
-    drops: frozenset[str] = frozenset()
-    renames: dict[str, str] = {}
-    slights: frozenset[str] = frozenset()
-    efforts: dict[str, str] = {}
+    keeps: dict[API, Names] = {}
+    drops: Names = frozenset()
+    renames: dict[API, dict[str, str]] = {}
+    adds: dict[API, dict[str, bytes]] = {}
+    slights: dict[API, Names] = {}
     headers: tuple[tuple[str, str], ...] = ()
     max_body: int | None = None
     stall: float = 30.0
     freeze: float = 1.0
     health: str | None = None
     scrape: Scrape | None = None
+    describes: tuple[str, ...] = ()
     prefill: Prefill | None = None
     polls: str | None = None
+    waits: tuple[str, int] | None = None
     mistral_common: bool = False

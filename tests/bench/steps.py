@@ -46,7 +46,7 @@ from policies.rejections import Reason, Rejection
 from policies.request import read
 from policies.rewrite import rewrite
 from policies.routing import route
-from policies.sse import Tap
+from policies.taps import tap_of
 from policies.usage import usage_of
 from tests.bench.scenarios import chat
 from tests.bench.upstream import _PLAIN, event
@@ -90,7 +90,7 @@ def test_read(benchmark, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_rewrite(benchmark, size):
     request = read("chat", SIZES[size])
-    assert benchmark(rewrite, request, DEPLOYMENTS[0], DIALECTS["vllm"]).startswith(b"{")
+    assert benchmark(rewrite, request, DEPLOYMENTS[0], DIALECTS["vllm"])[0].startswith(b"{")
 
 
 def test_route(benchmark, fleet):
@@ -116,7 +116,7 @@ def test_tap_fifty_events(benchmark):
     wire = b"".join(part.split(b"\r\n", 1)[1][:-2] for part in (event(f"word{n}") for n in range(50)))
 
     def feed():
-        tap = Tap(withhold_usage=True)
+        tap = tap_of("chat", withhold_usage=True)
         tap.feed(wire)
         return tap
 
@@ -125,7 +125,7 @@ def test_tap_fifty_events(benchmark):
 
 def test_tap_one_event(benchmark):
     part = event("word").split(b"\r\n", 1)[1][:-2]
-    tap = Tap(withhold_usage=True)
+    tap = tap_of("chat", withhold_usage=True)
     tap.feed(part)
     assert benchmark(tap.feed, part) == part
 

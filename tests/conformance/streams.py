@@ -33,6 +33,13 @@ class Stream(NamedTuple):
     """Whether a usage event of its own is withheld."""
     cached: int = 0
     reasoning: int = 0
+    calls: str = ""
+    """The arguments of its tool calls."""
+
+    @property
+    def api(self) -> str:
+        """The API that it is of, which its file is named after."""
+        return next((api for api in ("completions", "responses", "messages") if api in self.name), "chat")
 
     @property
     def usage(self) -> Usage | None:
@@ -54,16 +61,33 @@ class Stream(NamedTuple):
         for event in self.wire.split(b"\n\n")[:-1]:
             if self.held and b'"usage":{' in event and b'"choices":[]' in event:
                 continue
-            failed = self.ends in {SEEN, RETOLD} and b'"choices"' not in event
+            failed = self.ends in {SEEN, RETOLD} and _FAILURE[self.api](event)
             out += b"" if failed and self.ends == RETOLD else event + b"\n\n"
             if failed:
                 break
         return out
 
 
+_FAILURE = {
+    "chat": lambda event: b'"choices"' not in event,
+    "completions": lambda event: b'"choices"' not in event,
+    "responses": lambda event: b'"type"' not in event.partition(b'"error"')[0] or b"response.failed" in event,
+    "messages": lambda event: event.startswith(b"event: error"),
+}
+"""What of a failed stream is its failure."""
+
 _VLLM = "vLLM, entrypoints/openai/chat_completion/serving.py"
 _GARDEN = " under garden garden garden"
 _LLAMA = " garden bridge slowly under"
+_ZURICH = '{"city": "Zürich"}'
+_LLAMA_ERROR = "llama.cpp, tools/server/server-context.cpp: format_error"
+_MESSAGES = "Anthropic API reference, streaming messages"
+_RESPONSES = "OpenAI API reference, streaming events of Responses"
+_COPPER = " narrow copper valley river under narrow garden of with of before valley"
+_BRIGHT = " river bright cloud opens letter the before carries water copper under holds"
+_SUMMER = " summer gathers and market follows grass grass with garden golden under island"
+_NEAR = " between near the copper island field silver before window follows under gathers"
+_WAGON = " narrow with wagon cloud field field gathers cloud"
 _HOSTED = "NVIDIA hosted: vLLM of unknown version behind it, seen in streams of users"
 
 STREAMS = (
@@ -73,7 +97,7 @@ STREAMS = (
     Stream("vllm_error_mid_stream", f"{_VLLM}, create_streaming_error_response", None, "Four", ends=SEEN, events=1),
     Stream("vllm_error_first", f"{_VLLM}, create_streaming_error_response", ends=UNSEEN),
     Stream("vllm_old_error_mid_stream", "vLLM before 0.10: ErrorResponse", None, "Four", ends=RETOLD, events=1),
-    Stream("vllm_tool_call", f"{_VLLM}: id and name first, then arguments", (80, 17), events=4),
+    Stream("vllm_tool_call", f"{_VLLM}: id and name first, then arguments", (80, 17), events=4, calls=_ZURICH),
     Stream("vllm_two_choices", f"{_VLLM}, n=2", (12, 5), "Four.", events=3),
     Stream("vllm_logprobs", f"{_VLLM}, logprobs", (12, 2), 'Four"usage"', events=2),
     Stream("vllm_completions", "vLLM, entrypoints/openai/completion/serving.py", (5, 2), " four.", events=2),
@@ -102,4 +126,34 @@ STREAMS = (
     Stream("openai", "OpenAI API reference: obfuscation, null usages", (12, 10), "Four.", events=2, reasoning=8),
     Stream("openai_refusal", "OpenAI API reference: delta.refusal", None, events=1),
     Stream("mistral_blocks", "Mistral documentation, reasoning: content in blocks", (10, 4), events=3),
+    Stream("llamacpp_messages", "llama.cpp server, recorded", (24, 12), _SUMMER, events=12, cached=23),
+    Stream("llamacpp_messages_error", _LLAMA_ERROR, (24, 0), " summer gathers", ends=SEEN, events=2, cached=23),
+    Stream("llamacpp_responses", "llama.cpp server, recorded", (24, 12), _COPPER, events=12, cached=23),
+    Stream("llamacpp_responses_error", _LLAMA_ERROR, None, " narrow copper", ends=SEEN, events=2),
+    Stream("vllm_messages", "vLLM 0.32, recorded", (25, 12), _NEAR, events=12),
+    Stream(
+        "vllm_messages_cached",
+        "vLLM 0.32, recorded, --enable-prompt-tokens-details: the prompt is told twice, in two ways",
+        (419, 4),
+        " morning summer between opens",
+        events=4,
+        cached=384,
+    ),
+    Stream("vllm_messages_tool_call", "vLLM 0.32, recorded", (265, 60), events=4, calls="null"),
+    Stream(
+        "vllm_messages_dies",
+        "vLLM 0.32, recorded as its engine was killed, in part",
+        (25, 0),
+        " valley gathers",
+        ends=SEEN,
+        events=2,
+    ),
+    Stream("vllm_responses", "vLLM 0.32, recorded: a slow reader's tokens are merged", (25, 12), _BRIGHT, events=6),
+    Stream("vllm_responses_tool_call", "vLLM 0.32, recorded", (265, 60), events=15, calls="99131E+92666663"),
+    Stream("transformers_responses", "transformers 5.19, recorded: no names of events", (20, 8), _WAGON, events=8),
+    Stream("anthropic_messages", _MESSAGES, (35, 9), "Four.", "Hm.", events=4, cached=20),
+    Stream("anthropic_messages_overloaded", _MESSAGES, (35, 1), "Four", ends=SEEN, events=1, cached=20),
+    Stream("openai_responses", _RESPONSES, (36, 10), "Four.", "Hm.", events=3, cached=4, reasoning=8),
+    Stream("openai_responses_failed", _RESPONSES, None, "Four", ends=SEEN, events=1),
+    Stream("openai_responses_error_first", _RESPONSES, ends=UNSEEN),
 )

@@ -81,7 +81,7 @@ async def site(folder):
     config = write_config(
         folder,
         {
-            "backends": {"up": {"kind": "vllm", "base_url": f"http://127.0.0.1:{port}/v1"}},
+            "backends": {"up": {"kind": "vllm", "base_url": f"http://127.0.0.1:{port}/v1", "probe_every": 0}},
             "models": {"m": {"deployments": [{"backend": "up", "model": "m"}]}},
             "plans": {"many": many},
         },

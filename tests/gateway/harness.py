@@ -27,14 +27,14 @@ TEXT = frozenset({"text"})
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def settings(folder, upstreams, **changes):
+def settings(folder, upstreams, kind="openai", **changes):
     """Make settings over `upstreams` (name -> server), each serving the model `m`, the first the cheapest."""
     backends = tuple(
-        Backend(name, "openai", f"{upstream.url}/v1", f"secret-{name}") for name, upstream in upstreams.items()
+        Backend(name, kind, f"{upstream.url}/v1", f"secret-{name}", probe_every=0)
+        for name, upstream in upstreams.items()
     )
     deployments = tuple(
-        Deployment(name, "openai", "scripted", None, TEXT, Price(rank * 10**9, 0))
-        for rank, name in enumerate(upstreams)
+        Deployment(name, kind, "scripted", None, TEXT, Price(rank * 10**9, 0)) for rank, name in enumerate(upstreams)
     )
     terms = changes.pop("terms", RoutingTerms())
     total = changes.pop("total", 900.0)

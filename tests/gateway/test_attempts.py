@@ -2,9 +2,12 @@ import json
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
+from gateway.config.settings import Telemetry
 from policies.domain import RoutingTerms
-from tests.gateway.harness import ASK, running
+from tests.gateway.harness import ASK, running, settings
+from tests.parts.otlp import OtlpReceiver
 from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, delta, event, sse, usage
 
 JSON = {"content-type": "application/json"}
@@ -96,15 +99,71 @@ async def test_a_callers_fault_passes_through_untouched(gateway, first, second, 
     assert len(second.requests) == 0
 
 
-async def test_what_no_deployment_has_is_answered_by_the_engine_itself(gateway, first, second):
-    """And remembered: the next call goes to whoever may have it."""
+async def test_an_api_that_no_deployment_has_is_our_own_501(gateway, first, second):
+    """In one shape, whatever words the engines have for it; the next call may find it."""
     first.enqueue(says(501, b'{"error":"none here"}'))
-    second.enqueue(says(501, b'{"error":"nor here"}'))
+    second.enqueue(says(404, b'{"detail":"Not Found"}'))
 
     answer = await gateway.ask("embeddings", input="x", messages=None)
 
-    assert (answer.status_code, answer.json()) == (501, {"error": "nor here"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "api_not_supported")
+    assert answer.json()["error"]["type"] == "invalid_request_error"
     assert answer.headers["x-sluiceway-attempts"] == "2"
+    assert (await gateway.ask("embeddings", input="x", messages=None)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b"""{"error": {"message": "Response with id 'resp_x' not found.", "code": 404}}"""),
+        (403, b'{"error": {"message": "Your input was flagged by moderation", "code": 403}}'),
+        (400, b'{"error": {"code": "content_filter"}}'),
+    ],
+)
+async def test_what_is_about_the_callers_own_words_is_the_callers(gateway, first, second, status, body):
+    """Untouched, and the deployment serves on: neither a missing model nor a missing API nor a bad credential."""
+    first.enqueue(says(status, body))
+
+    answer = await gateway.ask()
+
+    assert (answer.status_code, answer.content) == (status, body)
+    assert (await gateway.ask()).headers["x-sluiceway-backend"] == "a"
+    assert len(second.requests) == 0
+
+
+async def test_an_overflow_that_no_larger_window_takes_is_told_with_the_engines_numbers(gateway, first, second):
+    """In words that OpenAI's clients and Vibe know; the other one's window is not known to be larger."""
+    for upstream, window in ((first, 8192), (second, 4096)):
+        words = f"request (13392 tokens) exceeds the available context size ({window} tokens), try increasing it"
+        upstream.enqueue(says(400, json.dumps({"error": {"message": words}}).encode()))
+
+    answer = await gateway.ask()
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert answer.json()["error"]["message"].startswith(
+        "This model's maximum context length is 8192 tokens. However, your request has 13392 tokens."
+    )
+
+
+async def test_an_answer_that_comes_later_is_not_waited_for_where_nobody_knows_how(gateway, first):
+    """A 202 is no answer."""
+    first.enqueue(says(202, b"", **{"nvcf-reqid": "r1"}))
+
+    assert (await gateway.ask()).headers["x-sluiceway-backend"] == "b"
+
+
+async def test_what_an_upstream_calls_a_call_stands_in_its_span(tmp_path, first):
+    """So that its operator can find it there; what is no plain word is left out."""
+    first.enqueue(says(200, **{"nvcf-reqid": "6d6f", "nvcf-status": "fulfilled"}), says(200, **{"x-request-id": "a b"}))
+    with OtlpReceiver() as receiver:
+        async with running(tmp_path, {"a": first}, telemetry=Telemetry(receiver.endpoint)) as gateway:
+            for _ in range(2):
+                await gateway.ask()
+        spans = await receiver.wait_for(lambda spans: len(spans) == 4)
+
+    told = [span.attributes for span in spans if "sluiceway.attempt" in span.attributes]
+    assert [attributes.get("sluiceway.upstream_request_id") for attributes in told] == ["6d6f", None]
+    assert told[0]["sluiceway.nvcf_status"] == "fulfilled"
 
 
 async def test_when_all_fail_the_story_is_told_without_upstreams_words(gateway, first, second):
@@ -180,7 +239,7 @@ async def test_one_callers_404_or_403_takes_the_model_from_nobody(tmp_path, firs
     async with running(tmp_path, {"a": first}) as gateway:
         for answer in (says(404, words), says(403), says(404, b"default backend - 404"), says(401)):
             first.enqueue(answer)
-            assert (await gateway.ask()).status_code in {404, 502}
+            assert (await gateway.ask()).status_code in {501, 502}
             assert (await gateway.ask()).status_code == 200
 
 
@@ -224,3 +283,16 @@ async def test_nonsense_in_an_upstreams_usage_harms_no_later_call(gateway, first
     assert [answer.status_code for answer in answers] == [200] * 4
     (total,) = await gateway.usage()
     assert total.prompt_tokens <= 2 * 2**31 + 100
+
+
+async def test_what_was_changed_of_a_wish_is_told_with_the_answer(tmp_path, first):
+    """By whoever answers."""
+    model = settings(tmp_path, {"a": first}).models[0]
+    mistral = replace(model, deployments=(replace(model.deployments[0], tokenizer="mistral"),))
+    async with running(tmp_path, {"a": first}, models=(mistral,)) as gateway:
+        answer = await gateway.ask(reasoning_effort="medium")
+        usual = await gateway.ask(reasoning_effort="high")
+
+    assert answer.headers["x-sluiceway-changed"] == "reasoning_effort: medium -> high"
+    assert json.loads(first.requests[0].body)["reasoning_effort"] == "high"
+    assert "x-sluiceway-changed" not in usual.headers

@@ -4,7 +4,7 @@ import httpx
 import openai
 import pytest
 
-from gateway.errors import error_body, error_headers, retry_after
+from gateway.errors import error_body, error_event, error_headers, id_headers, retry_after
 from policies.domain import Meter, MeterKind, Standing
 from policies.rejections import Reason, Rejection
 
@@ -83,3 +83,25 @@ def test_openais_client_sends_a_call_once_that_no_retry_helps():
 
     assert caught.value.code == caught.value.type == "insufficient_quota"
     assert len(asked) == 1
+
+
+def test_an_error_has_the_shape_of_the_api_that_was_called():
+    """Anthropic's clients read another one, and the id by another name."""
+    no = Rejection(Reason.MODEL_NOT_FOUND, "no such model", param="model")
+
+    assert json.loads(error_body(no, "req_1", "messages")) == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": "no such model"},
+        "request_id": "req_1",
+    }
+    assert (
+        error_event(no, "req_1", "messages") == b"event: error\ndata: " + error_body(no, "req_1", "messages") + b"\n\n"
+    )
+    assert error_event(no, "req_1", "chat") == b"data: " + error_body(no, "req_1") + b"\n\n"
+    assert id_headers("req_1") == [(b"x-request-id", b"req_1")]
+    assert id_headers("req_1", "count_tokens") == [(b"x-request-id", b"req_1"), (b"request-id", b"req_1")]
+
+
+def test_an_api_that_is_not_there_is_not_asked_for_again():
+    """Both SDKs would repeat a 501."""
+    assert error_headers(Rejection(Reason.API_NOT_SUPPORTED, "no")) == [(b"x-should-retry", b"false")]

@@ -91,3 +91,13 @@ def test_only_a_task_has_patience():
     """There would be nothing to cancel."""
     with pytest.raises(RuntimeError):
         Patience().__enter__()
+
+
+async def test_what_is_left_is_the_nearer_of_both_ends():
+    """Upstreams that want to know how long they are waited for are told no more."""
+    patience = Patience(clock.monotonic() + 30.0)
+    with patience:
+        patience.wait(5.0)
+        assert 4.0 < patience.left <= 5.0
+        patience.wait(500.0)
+        assert 29.0 < patience.left <= 30.0

@@ -77,7 +77,7 @@ async def test_a_json_answer_to_a_streamed_call_is_relayed_as_it_is(gateway, fir
 
 async def test_silence_before_the_first_content_moves_on(gateway, first, second, monkeypatch):
     """Headers are no content."""
-    monkeypatch.setattr("gateway.relay.first_content_deadline", lambda _: 0.3)
+    monkeypatch.setattr("gateway.relay.first_content", lambda *_, **__: 0.3)
     first.enqueue([Status(200, EVENTS), delta(role="assistant"), Hang()])
 
     assert (await gateway.ask(stream=True)).headers["x-sluiceway-attempts"] == "2"

@@ -15,9 +15,9 @@ EMPTY = Standing("key", METER, 10, 0, 5)
 class Wire:
     """Collects what a Reply sends."""
 
-    def __init__(self):
+    def __init__(self, api="chat"):
         self.messages = []
-        self.reply = Reply(self.send, "req_1", b"cfg")
+        self.reply = Reply(self.send, "req_1", b"cfg", api)
 
     async def send(self, message):
         self.messages.append(message)
@@ -46,6 +46,16 @@ async def test_a_whole_answer_has_our_headers_and_its_length():
     }
     assert wire.messages[1] == {"type": "http.response.body", "body": b"{}", "more_body": False}
     assert wire.reply.status == 200
+
+
+async def test_what_was_changed_of_a_wish_is_told():
+    """A caller who asked for more thought should see why there was less."""
+    wire = Wire()
+    wire.reply.attempts, wire.reply.changed = 1, ("reasoning_effort: low -> none", "chat_template: dropped")
+
+    await wire.reply.head(200, "application/json", 2)
+
+    assert wire.headers["x-sluiceway-changed"] == "reasoning_effort: low -> none, chat_template: dropped"
 
 
 async def test_a_stream_must_not_be_buffered_on_its_way():
@@ -193,3 +203,33 @@ async def test_a_head_that_could_not_be_sent_is_not_sent():
             await wire.reply.head(200, "application/json", 2)
 
     assert wire.reply.status == 0
+
+
+async def test_a_no_has_the_shape_of_its_api_before_and_within_a_stream():
+    """An upstream's own words too, where only an event is left to tell them."""
+    plain, stream, passed = Wire("messages"), Wire("messages"), Wire("responses")
+    await stream.reply.head(200, EVENTS, None)
+    await passed.reply.head(200, EVENTS, None)
+
+    await plain.reply.reject(NO)
+    await stream.reply.reject(NO)
+    await passed.reply.whole(400, "application/json", b'{"detail":"too long"}')
+
+    assert plain.headers["request-id"] == plain.headers["x-request-id"] == "req_1"
+    told = json.loads(plain.messages[1]["body"])
+    assert (told["type"], told["error"]["type"]) == ("error", "overloaded_error")
+    assert stream.messages[1]["body"] == b"event: error\ndata: " + plain.messages[1]["body"] + b"\n\n"
+    last = json.loads(passed.messages[1]["body"].removeprefix(b"event: error\ndata: "))
+    assert (last["type"], last["message"], last["error"]["message"]) == ("error", "too long", "too long")
+    assert (stream.reply.broke, passed.reply.broke) == ("overloaded", "400")
+
+
+async def test_a_cut_tells_its_own_cause_and_number():
+    """The words are the rejection's."""
+    wire = Wire("responses")
+    await wire.reply.head(200, EVENTS, None)
+
+    await wire.reply.cut("stall", NO, 7)
+
+    assert json.loads(wire.messages[1]["body"].partition(b"data: ")[2])["sequence_number"] == 7
+    assert wire.reply.broke == "stall"

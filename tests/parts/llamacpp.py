@@ -28,15 +28,24 @@ _METRIC = re.compile(r"^llamacpp:(\w+) (\S+)$", re.MULTILINE)
 class LlamaServer:
     """One replica. `context` is the tokens of one call; the engine is given that much for each of `parallel` slots.
 
+    `port` 0: any that is free. It answers there from before its model is loaded.
+
     Use it as an async context manager, or call `start` and `stop` from a fixture that outlives one event loop.
     """
 
     def __init__(
-        self, model: Path, *, alias: str = "tiny", context: int = 8192, parallel: int = 4, embeddings: bool = False
+        self,
+        model: Path,
+        *,
+        alias: str = "tiny",
+        context: int = 8192,
+        parallel: int = 4,
+        embeddings: bool = False,
+        port: int = 0,
     ) -> None:
         self.alias = alias
         self.url = ""
-        options = {"model": model, "alias": alias, "ctx": context * parallel, "parallel": parallel}
+        options = {"model": model, "alias": alias, "ctx": context * parallel, "parallel": parallel, "port": port}
         self._command = [sys.executable, "-m", "tests.parts.llamacpp_main"]
         self._command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
         self._command += ["--embeddings"] * embeddings

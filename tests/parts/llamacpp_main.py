@@ -19,13 +19,14 @@ def _parameters() -> xllamacpp.CommonParams:
     parser.add_argument("--alias", required=True)
     parser.add_argument("--ctx", type=int, required=True, help="tokens over all slots together")
     parser.add_argument("--parallel", type=int, required=True, help="slots")
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--embeddings", action="store_true")
     asked = parser.parse_args()
     engine = xllamacpp.CommonParams()
     engine.model.path = str(asked.model)
     engine.model_alias = {asked.alias}
     engine.hostnames = ["127.0.0.1"]
-    engine.port = 0
+    engine.port = asked.port
     engine.n_ctx = asked.ctx
     engine.n_parallel = asked.parallel
     if asked.embeddings:

@@ -20,3 +20,5 @@ def test_what_streams_generates_and_what_generates_is_bounded_and_charged(api):
     assert bool(shape.bounds) == shape.generates
     assert shape.charged or not shape.generates
     assert set(shape.needs) <= set(shape.prompts)
+    assert shape.several in {None, *shape.prompts}
+    assert shape.end == "done" or shape.streams

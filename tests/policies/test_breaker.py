@@ -80,3 +80,18 @@ def test_only_the_probe_decides_while_half_open():
     breaker.abandoned(probe=False)
 
     assert breaker.state is State.HALF_OPEN
+
+
+def test_word_that_it_is_back_ends_the_pause_and_closes_nothing():
+    """The next call is the probe, and its outcome decides; while one is under way nothing changes."""
+    breaker = Breaker()
+    breaker.due(0.0)
+    for _ in range(THRESHOLD):
+        breaker.failed(0.0, probe=False)
+    breaker.due(1.0)
+    assert (breaker.state, breaker.passes(1.0)) == (State.OPEN, True)
+    assert breaker.sent(1.0)
+    breaker.due(2.0)
+    assert not breaker.passes(2.0)
+    breaker.failed(2.0, probe=True)
+    assert not breaker.passes(2.0 + FIRST_PAUSE)

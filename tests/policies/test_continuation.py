@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.continuation import ANEW, INSTRUCTION, LEAST, Seam, SeamError, Transcript, continuable, continued
+from policies.continuation import (
+    ANEW,
+    INSTRUCTION,
+    LEAST,
+    Seam,
+    SeamError,
+    Transcript,
+    continuable,
+    continued,
+    without_errors,
+)
 from policies.domain import InferenceRequest
 from policies.request import read
 
@@ -196,3 +206,12 @@ def test_no_seam_loses_a_word_of_an_engines_own_continuation(text, cut, more, pi
     words, _ = joined(Seam(before, 1, exact=True), stream(*pieces))
     assert after.endswith(words)
     assert after.lstrip() == words.lstrip()
+
+
+def test_an_upstreams_own_error_is_not_passed_on():
+    """The answer may yet become whole."""
+    error = b'data: {"error": {"message": "died"}}\n\n'
+    named = b'event: error\ndata: {"message": "died"}\n\n'
+    word = chunk(content='an "error"')
+    assert without_errors(word + error + named) == word
+    assert without_errors(word) == word

@@ -1,6 +1,9 @@
 import random
 
+import pytest
+
 from policies import estimates
+from policies.domain import Estimate
 from policies.estimates import OUTPUT_HIGH, Estimates
 from tests.policies.builders import request
 
@@ -155,3 +158,21 @@ def test_short_prompts_teach_little_of_long_ones():
         learner.learn("k", short, 24, 10, 0)
 
     assert learner.of("k", long).prompt_tokens < 2 * Estimates().of("k", long).prompt_tokens
+
+
+@pytest.mark.parametrize("api", ["count_tokens", "tokenize"])
+def test_what_only_counts_tokens_uses_none(api):
+    """However long the text is."""
+    facts = request(api, messages=[{"role": "user", "content": "x" * 100_000}])
+
+    assert Estimates().of("k", facts) == Estimate(0, 0, 0, 0)
+    assert Estimates().counted_output("k", facts, 0, 4000) == 0
+
+
+@pytest.mark.parametrize(("api", "bound"), [("messages", "max_tokens"), ("responses", "max_output_tokens")])
+def test_the_output_of_every_api_is_bounded_by_its_own_member(api, bound):
+    """And learned as a chat's."""
+    facts = request(api, messages=[], input="a", **{bound: 7})
+
+    assert Estimates().of("k", facts).longest_output == 7
+    assert Estimates().counted_output("k", facts, 3, 0) == 3

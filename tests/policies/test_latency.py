@@ -1,7 +1,9 @@
+import random
+
 import pytest
 
 from policies.dialects import Priors
-from policies.latency import HALF_LIFE, Latency
+from policies.latency import HALF_LIFE, LEAST_SPREAD, MOST_SPREAD, Latency
 
 PRIORS = Priors(ttft_fixed=0.2, prefill_rate=10_000.0, token_time=0.02)
 
@@ -32,6 +34,31 @@ def test_what_was_learned_fades_without_news():
 
     assert latency.predict(29.0 + HALF_LIFE)[0] == pytest.approx(0.2 + (fresh - 0.2) / 2)
     assert latency.predict(29.0 + 20 * HALF_LIFE)[0] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_the_spread_is_what_nineteen_of_twenty_first_tokens_stay_within():
+    """By a running quantile: most come after 1 s, some after 6 s; neither the mean nor the worst."""
+    latency = Latency(PRIORS)
+    dice = random.Random(1)
+    for call in range(2000):
+        now = call * 0.01
+        latency.observe_first(now, 6.0 if dice.random() < 0.1 else 1.0, tokens_ahead=0)
+    latest = latency.predict(20.0)[0] + latency.spread(20.0)
+
+    assert 4.0 < latest < 9.0
+
+
+def test_a_spread_is_found_soon_kept_within_bounds_and_forgotten():
+    """A first token that is minutes late ten times in a row must not keep calls waiting for ever."""
+    latency = Latency(PRIORS)
+    assert latency.spread(0.0) == PRIORS.ttft_fixed
+    for call in range(100):
+        latency.observe_first(float(call), 10.0**call, tokens_ahead=0)
+    assert latency.spread(99.0) == MOST_SPREAD
+    assert latency.spread(99.0 + 20 * HALF_LIFE) == pytest.approx(PRIORS.ttft_fixed, abs=1e-3)
+    for _ in range(1000):
+        latency.observe_first(100.0, 0.2, tokens_ahead=0)
+    assert latency.spread(100.0) == pytest.approx(LEAST_SPREAD)
 
 
 def test_what_nobody_saw_is_told_by_time_and_pace():

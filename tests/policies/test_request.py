@@ -135,3 +135,87 @@ def test_a_prompt_that_is_an_odd_list_is_the_engines_to_judge():
     """Its elements are told apart no further."""
     assert request("completions", prompt=[{"prompt_embeds": "x"}, "b"]).choices == 2
     assert request("completions", prompt={"odd": 1}).choices == 1
+
+
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 10_000}}
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "A" * 10_000}}
+
+
+@pytest.mark.parametrize("api", ["messages", "count_tokens"])
+def test_anthropics_blocks_are_media_and_not_text(api):
+    """Those in a tool's result too."""
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
+    content = [{"type": "text", "text": "what is it"}, IMAGE, PDF, result]
+    facts = request(api, messages=[{"role": "user", "content": content}])
+
+    assert facts.modalities == {"text", "image", "file"}
+    assert facts.media == 3
+    assert facts.text_bytes < 1000
+
+
+def test_what_a_tool_was_given_is_text_however_it_looks():
+    """It is the caller's own JSON."""
+    used = {"type": "tool_use", "id": "t", "name": "draw", "input": {"type": "image", "source": {"type": "url"}}}
+    facts = request("messages", messages=[{"role": "assistant", "content": [used]}], max_tokens=5)
+
+    assert (facts.modalities, facts.media) == ({"text"}, 0)
+
+
+@pytest.mark.parametrize(
+    "odd", [7, "image", [7], [{"content": [{"type": 7}]}], {"image": 1}, [{"content": [IMAGE, 7]}]]
+)
+def test_odd_messages_are_the_engines_to_judge(odd):
+    """It says what is wrong with them."""
+    assert isinstance(request("messages", messages=odd, x='"image"'), InferenceRequest)
+
+
+def test_the_inputs_of_responses_are_media_and_not_text():
+    """Images and files, inlined or linked."""
+    content = [
+        {"type": "input_text", "text": "what is it"},
+        {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 10_000},
+        {"type": "input_file", "filename": "a.pdf", "file_data": "A" * 10_000},
+    ]
+    facts = request("responses", input=[{"role": "user", "content": content}], max_output_tokens=7, stream=True)
+
+    assert facts.modalities == {"text", "image", "file"}
+    assert (facts.media, facts.max_tokens, facts.choices, facts.stream) == (2, 7, 1, True)
+    assert facts.text_bytes < 1000
+
+
+def test_the_prompt_of_a_message_is_all_of_its_members():
+    """System and tools are read by the model too; its bound is its own."""
+    short = request("messages", messages=[], max_tokens=9)
+    long = request("messages", messages=[], max_tokens=9, system="x" * 500, tools=[{"name": "y" * 500}])
+
+    assert long.text_bytes - short.text_bytes > 1000
+    assert (long.max_tokens, long.choices) == (9, 1)
+
+
+@pytest.mark.parametrize("given", [{"prompt": "a"}, {"messages": []}, {"content": "a"}])
+def test_tokenize_takes_what_either_engine_does(given):
+    """VLLM a prompt or messages, llama.cpp a content; it never streams."""
+    facts = request("tokenize", **given, stream="yes", n=7)
+
+    assert (facts.stream, facts.choices, facts.max_tokens) == (False, 1, None)
+    assert facts.text_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("api", "members", "param"),
+    [
+        ("tokenize", {"prompt": "a", "model": None}, "model"),
+        ("tokenize", {}, "prompt"),
+        ("messages", {"max_tokens": 5}, "messages"),
+        ("messages", {"messages": [], "max_tokens": -1}, "max_tokens"),
+        ("responses", {}, "input"),
+        ("responses", {"input": "a", "max_output_tokens": "x"}, "max_output_tokens"),
+        ("count_tokens", {}, "messages"),
+    ],
+)
+def test_what_an_api_needs_is_named_where_it_is_missing(api, members, param):
+    """As for a chat."""
+    rejection = request(api, **members)
+
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.param) == (Reason.BAD_MEMBER, param)

@@ -3,6 +3,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from policies.domain import Estimate, RoutingTerms
 from policies.rejections import Reason, Rejection
@@ -73,6 +74,29 @@ def test_fallbacks_come_after_the_models_own():
     assert planned.model is own
 
 
+def by_fallback(*own, spare=None):
+    """Return the backends tried for a model with these deployments, whose fallback has one more."""
+    models = [model(*(s.deployment for s in own), name="m", fallbacks=["n"]), model(OTHER, name="n")]
+    planned = route(request(), models, {"m": own, "n": [spare or snapshot(OTHER)]}, CALL, random.Random(1))
+    return [c.deployment.backend for c in planned.order]
+
+
+def test_a_fallback_comes_before_what_is_in_a_doubtful_state():
+    """Else each call would knock first where the last ones failed; without it what is left is tried, own ones first."""
+    assert by_fallback(snapshot(LOCAL, ejected=True)) == ["gpu-b"]
+    assert by_fallback(replace(snapshot(LOCAL), frozen_for=9.0)) == ["gpu-b"]
+    assert by_fallback(snapshot(LOCAL, off="401"), spare=snapshot(OTHER, ejected=True)) == ["gpu-a", "gpu-b"]
+
+
+def test_what_only_seems_not_to_fit_is_tried_before_another_model():
+    """An estimate of the prompt may be wrong; but not before one that fits, nor after one that is ejected."""
+    small = snapshot(deployment("small", window=10))
+
+    assert by_fallback(small) == ["small", "gpu-b"]
+    assert by_fallback(small, snapshot(LOCAL, ejected=True)) == ["small", "gpu-b"]
+    assert by_fallback(small, snapshot(LOCAL)) == ["gpu-a", "gpu-b"]
+
+
 def test_without_money_the_dearer_ones_are_dropped_for_it():
     """Those that cost nothing stay, an ejected one too if it is the last; if there is none, nothing is left."""
     seen = [snapshot(PAID), snapshot(LOCAL, ejected=True), snapshot(deployment("mystery", price=None))]
@@ -108,3 +132,24 @@ def test_every_deployment_is_either_in_the_order_or_dropped_with_a_reason(seen, 
     assert len(planned.order) + len(planned.dropped) == len(seen)
     assert all(c.dropped is None and c.reason for c in planned.order)
     assert all(c.dropped for c in planned.dropped)
+
+
+def test_an_api_that_no_backend_has_is_not_supported():
+    """The words say which backends there are and which kinds have it."""
+    plain = deployment("dev", kind="transformers")
+    asked = request("messages", messages=[], max_tokens=5)
+
+    refusal = ranked(snapshot(plain), snapshot(PAID), facts=asked)
+
+    assert (refusal.reason, refusal.shape.status) == (Reason.API_NOT_SUPPORTED, 501)
+    assert "'m' has the messages API: dev (transformers), hosted (nvidia)" in refusal.message
+    assert "vllm" in refusal.message.partition("Kinds that have it: ")[2]
+    assert ranked(snapshot(plain), snapshot(LOCAL), facts=asked) == ["gpu-a"]
+
+
+def test_an_api_that_only_a_gone_backend_has_may_come_back():
+    """That is no matter of the API."""
+    asked = request("messages", messages=[], max_tokens=5)
+    seen = snapshot(deployment("dev", kind="transformers")), snapshot(LOCAL, retired=True)
+
+    assert ranked(*seen, facts=asked).reason is Reason.NO_DEPLOYMENT

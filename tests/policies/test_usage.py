@@ -3,7 +3,7 @@ import json
 import pytest
 
 from policies.domain import Usage
-from policies.usage import Counter, together, told_in, usage_in, usage_of
+from policies.usage import Counter, timed_in, together, told_in, usage_in, usage_of
 
 
 def told(**members):
@@ -63,6 +63,44 @@ def test_cached_and_reasoning_tokens_are_read_where_engines_put_them(members, ca
     assert told(prompt_tokens=9, completion_tokens=5, **members) == Usage(
         9, 5, estimated=False, cached_tokens=cached, reasoning_tokens=reasoning
     )
+
+
+@pytest.mark.parametrize(
+    ("members", "usage"),
+    [
+        ({"input_tokens": 24, "output_tokens": 12, "input_tokens_details": {"cached_tokens": 23}}, (24, 12, 23, 0)),
+        ({"input_tokens": 9, "output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 3}}, (9, 5, 0, 3)),
+        ({"cache_read_input_tokens": 23, "input_tokens": 1, "output_tokens": 12}, (24, 12, 23, 0)),
+        ({"cache_read_input_tokens": None, "cache_creation_input_tokens": 4, "input_tokens": 1}, (5, 0, 0, 0)),
+        ({"cache_read_input_tokens": -9, "input_tokens": 2**40}, (2**31, 0, 0, 0)),
+    ],
+)
+def test_the_prompt_is_all_of_it_whatever_an_api_calls_a_part(members, usage):
+    """OpenAI's Responses count the cached in, Anthropic's Messages do not, and no engine does otherwise."""
+    prompt, completion, cached, reasoning = usage
+    assert told(**members) == Usage(
+        prompt, completion, estimated=False, cached_tokens=cached, reasoning_tokens=reasoning
+    )
+
+
+TIMINGS = {"cache_n": 23, "prompt_n": 1, "prompt_ms": 0.3, "predicted_n": 12, "predicted_ms": 1.4}
+
+
+def test_timings_tell_the_usage_where_nothing_else_does():
+    """llama.cpp's, in a plain answer or at the end of a long one."""
+    usage = Usage(24, 12, estimated=False, cached_tokens=23)
+    timed = json.dumps({"choices": [], "timings": TIMINGS}).encode()
+    both = json.dumps({"usage": {"prompt_tokens": 9}, "timings": TIMINGS}).encode()
+
+    assert usage_of(timed) == usage_in(timed) == usage
+    assert usage_of(both) == usage_in(both) == Usage(9, 0, estimated=False)
+    assert usage_of(json.dumps({"usage": None, "timings": TIMINGS}).encode()) == usage
+
+
+@pytest.mark.parametrize("odd", [b"null", b"[]", b"{}", b'{"predicted_n":"x"}', b'{"prompt_n":3}', b"{"])
+def test_odd_timings_are_none(odd):
+    """What was generated must be told at least."""
+    assert timed_in(odd) is None
 
 
 def test_a_stream_that_tells_its_usage_again_and_again_tells_it_once():

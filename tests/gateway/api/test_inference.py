@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from gateway.api.inference import HOT, ROUTES
 from gateway.upstream.catalog import Catalog
 from tests.policies.builders import deployment, model
 
@@ -45,7 +46,13 @@ async def test_nobody_lists_without_a_key(gateway, path):
     assert (await gateway.client.get(path, headers={"authorization": ""})).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+def test_every_api_has_its_route():
+    """By the path that its clients call."""
+    assert set(HOT.values()) == set(ROUTES)
+    assert {"/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize"} < set(HOT)
+
+
+@pytest.mark.parametrize("path", HOT)
 async def test_the_hot_routes_answer_405_and_stand_in_the_openapi_page(gateway, path):
     """Though they hand over to an app of ours."""
     answer = await gateway.client.get(path)
@@ -53,7 +60,8 @@ async def test_the_hot_routes_answer_405_and_stand_in_the_openapi_page(gateway, 
 
     assert answer.status_code == 405
     assert answer.json()["error"]["type"] == "invalid_request_error"
-    assert "post" in page["paths"][path]
+    title, description = ROUTES[HOT[path]]
+    assert page["paths"][path]["post"].items() >= {"summary": title, "description": description}.items()
 
 
 async def test_an_unknown_path_is_404_in_openais_shape(gateway):

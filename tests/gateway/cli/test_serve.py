@@ -47,7 +47,7 @@ def test_what_check_refuses_serve_refuses(tmp_path, text, words):
 
 def test_with_nothing_to_serve_it_says_what_to_do(tmp_path, monkeypatch):
     """One clear message, exit 2."""
-    monkeypatch.setattr("gateway.app.USUAL_PORTS", ())  # somebody may be running an engine here
+    monkeypatch.setattr("gateway.upstream.scanning.USUAL_PORTS", ())  # somebody may be running an engine here
     monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
 
     done = CliRunner().invoke(command, ["--data-dir", str(tmp_path / "data")])

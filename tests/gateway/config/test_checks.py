@@ -72,14 +72,6 @@ def test_settings_that_do_not_fit_together_are_told(only_mistake_of, snippet, li
     assert fragment in f"{mistake.message}; {mistake.remedy}"
 
 
-def test_the_hosted_endpoint_needs_a_key_and_others_do_not(mistakes_of):
-    (mistake,) = mistakes_of(
-        "backends:\n  a: {kind: openai, base_url: http://h/v1}\n  b: {kind: nvidia, base_url: http://h/v1}\n"
-    )
-    assert (mistake.line, mistake.where) == (3, "backends.b.api_key")
-    assert 'add `api_key: "${NVIDIA_API_KEY}"`' in mistake.remedy
-
-
 def test_every_ring_of_fallbacks_is_told_once(mistakes_of):
     text = models(a="fallbacks: [b]", b="fallbacks: [a]", c="fallbacks: [d]", d="fallbacks: [c]", e="fallbacks: [a, c]")
     mistakes = mistakes_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n" + text)
@@ -109,11 +101,6 @@ def test_fallbacks_that_meet_again_are_no_ring(settings_of):
 )
 def test_what_could_not_be_read_is_not_judged_again(only_mistake_of, snippet):
     assert only_mistake_of(snippet).line == 2 + snippet.startswith("models:\n")
-
-
-def test_a_hosted_backend_whose_key_could_not_be_read_is_told_once(mistakes_of):
-    (mistake,) = mistakes_of("backends: {h: {kind: nvidia, base_url: http://h/v1, api_key: '${NVIDIA_API_KEY}'}}\n")
-    assert "the environment has no NVIDIA_API_KEY" in mistake.message
 
 
 def test_deployments_are_not_blamed_when_the_backends_could_not_be_read(mistakes_of):

@@ -116,7 +116,10 @@ def test_the_largest_meters_that_stay_exact_are_accepted(settings_of):
         (
             "kind: vlm, base_url: http://h/v1",
             "kind",
-            "'vlm' is not known here; write one of openai, nvidia, nim, vllm, sglang, llamacpp, lmstudio, transformers",
+            (
+                "'vlm' is not known here; "
+                "write one of openai, anthropic, nvidia, nim, vllm, sglang, llamacpp, lmstudio, transformers"
+            ),
         ),
         ("kind: vllm", "base_url", "is missing"),
         ("base_url: http://h/v1", "kind", "is missing; say which engine it is: openai"),

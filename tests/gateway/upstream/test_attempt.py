@@ -28,7 +28,7 @@ async def test_an_answer_is_read_to_its_end(fleet, first):
     """And the load is held exactly as long."""
     first.enqueue([Status(200), Bytes(b"ab"), Bytes(b"cd")])
     attempt = attempt_on(fleet)
-    await attempt.open("chat", b"{}", {})
+    await attempt.open("chat", b"{}", [], 60.0)
     parts = []
     while (part := await attempt.read()) is not None:
         parts.append(part)
@@ -44,7 +44,7 @@ async def test_closing_before_the_end_closes_the_connection_at_once(fleet, first
     """The engine must stop."""
     first.enqueue([Status(200), Bytes(b"ab"), Hang()])
     attempt = attempt_on(fleet)
-    await attempt.open("chat", b"{}", {})
+    await attempt.open("chat", b"{}", [], 60.0)
     await attempt.read()
     attempt.close()
 
@@ -56,7 +56,7 @@ async def test_a_refusal_carries_the_upstreams_own_answer(fleet, first):
     first.enqueue([Status(400, {"content-type": "text/x"}), Bytes(b"no")])
     attempt = attempt_on(fleet)
     with pytest.raises(AttemptFailed) as failed:
-        await attempt.open("chat", b"{}", {})
+        await attempt.open("chat", b"{}", [], 60.0)
     attempt.close()
 
     assert failed.value.failure.kind is FailureKind.CALLER
@@ -75,12 +75,53 @@ async def test_the_first_content_ends_the_wait_in_the_queue_and_teaches(fleet):
     assert attempt.ticket.live.latency.predict(attempt.first_at)[0] < before
 
 
+async def test_no_first_content_teaches_how_long_it_takes_at_least(fleet):
+    """Else a deployment that needs longer than it is given would be given no more the next time."""
+    attempt = attempt_on(fleet)
+    latency = attempt.ticket.live.latency
+    before = latency.predict(attempt.sent_at)[0], latency.spread(attempt.sent_at)
+    attempt.sent_at -= 10.0
+    attempt.unheard()
+    attempt.close()
+    now = attempt.sent_at + 10.0
+
+    assert latency.predict(now)[0] > before[0] + 1
+    assert latency.spread(now) > before[1]
+
+
+@pytest.mark.parametrize(("patience", "told"), [(0.2, "1"), (59.2, "60"), (1000.0, "300")])
+async def test_an_upstream_is_told_how_long_it_is_waited_for_where_it_wants_to_know(first, patience, told):
+    """The hosted endpoint gives up when its caller does, after 300 s at most; no other kind is told."""
+    fleet = Fleet()
+    for name, kind in (("gpu-a", "nvidia"), ("gpu-b", "vllm")):
+        fleet.add(Backend(name, kind, f"{first.url}/v1"))
+        chosen = candidate(deployment(name, kind=kind))
+        attempt = Attempt(fleet.homes[name], Ticket(fleet.live(chosen.deployment), 100, 0.0), chosen)
+        await attempt.open("chat", b"{}", [], patience)
+        attempt.close()
+    await fleet.close()
+
+    assert [dict(request.headers).get("nvcf-poll-seconds") for request in first.requests] == [told, None]
+
+
+async def test_a_date_is_read_as_a_wait(fleet, first):
+    """By the answer's own clock."""
+    told = {"date": "Wed, 21 Oct 2026 07:28:00 GMT", "retry-after": "Wed, 21 Oct 2026 07:28:09 GMT"}
+    first.enqueue([Status(429, told)])
+    attempt = attempt_on(fleet)
+    with pytest.raises(AttemptFailed) as failed:
+        await attempt.open("chat", b"{}", [], 60.0)
+    attempt.close()
+
+    assert (failed.value.failure.kind, failed.value.failure.retry_after) == (FailureKind.RATE_LIMITED, 9.0)
+
+
 async def test_an_answer_that_is_done_leaves_its_connection_for_the_next_call(fleet, first):
     """Its last bytes are read on the side; an upstream that lingers is not waited for."""
     for script in ([Status(200), Bytes(b"ab")], [Status(200), Bytes(b"ab"), Hang()]):
         first.enqueue(script)
         attempt = attempt_on(fleet)
-        await attempt.open("chat", b"{}", {})
+        await attempt.open("chat", b"{}", [], 60.0)
         await attempt.read()
         attempt.done = True
         attempt.close()
@@ -108,7 +149,7 @@ async def test_a_content_type_that_no_header_can_carry_is_replaced(fleet, first)
     """The answer is the caller's all the same."""
     first.enqueue([Raw("HTTP/1.1 200 OK\r\ncontent-type: text/\u201c\r\ncontent-length: 2\r\n\r\n{}".encode())])
     attempt = attempt_on(fleet)
-    await attempt.open("chat", b"{}", {})
+    await attempt.open("chat", b"{}", [], 60.0)
     attempt.close()
 
     assert attempt.content_type == "application/octet-stream"

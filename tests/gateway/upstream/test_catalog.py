@@ -1,5 +1,5 @@
 from gateway.config.settings import Backend
-from gateway.upstream.catalog import Catalog, listed
+from gateway.upstream.catalog import Catalog, as_found, listed
 from gateway.upstream.listing import Listed
 from policies.domain import Price
 from policies.rejections import Reason
@@ -47,3 +47,22 @@ def test_a_model_that_nobody_serves_is_missing_for_good_only_once_everybody_was_
     assert yet.reason is Reason.NO_DEPLOYMENT
     assert "gpu-a" in yet.message
     assert yet.retry_after_us
+
+
+def test_a_deployment_on_a_family_is_one_on_each_replica():
+    """In place, with its own price and modalities; a family without a replica yet stays, so that its model is known."""
+    served = model(deployment("hosted"), deployment("gpu", window=5), deployment("none"))
+    (found,) = as_found([served], {"gpu": ("gpu@a:1", "gpu@b:1"), "none": ()}, lambda _: None)
+
+    assert [one.id for one in found.deployments] == ["hosted/m", "gpu@a:1/m", "gpu@b:1/m", "none/m"]
+    assert [one.context_window for one in found.deployments] == [None, 5, 5, None]
+    assert found.name == served.name
+
+
+def test_a_window_that_was_written_down_is_kept_and_one_that_was_told_fills_the_gap():
+    """An operator may know better."""
+    served = model(deployment("told"), deployment("silent"), deployment("written", window=5))
+    told = {"told": 4096, "written": 4096}
+    (found,) = as_found([served], {}, lambda one: told.get(one.backend))
+
+    assert [one.context_window for one in found.deployments] == [4096, None, 5]

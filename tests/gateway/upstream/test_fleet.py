@@ -1,3 +1,4 @@
+import pytest
 import structlog
 
 from gateway.config.settings import Backend
@@ -57,6 +58,46 @@ def test_an_operators_fault_switches_off_for_a_while_and_a_410_for_good():
     assert one.snapshot(deployment(), OFF_SECONDS + 1).off is None
     assert gone.snapshot(deployment(), 1e9).retired
     assert not one.snapshot(deployment(), 1.0).retired
+
+
+def test_a_model_that_is_gone_for_good_stays_gone():
+    """Though a call that was under way fails in a lesser way afterwards."""
+    gone = live()
+    gone.failed(Failure(FailureKind.MODEL_GONE, "x", 410), "chat", 0.0, probe=False)
+    gone.failed(Failure(FailureKind.CREDENTIALS, "x", 401), "chat", 1.0, probe=False)
+
+    assert gone.snapshot(deployment(), 1e9).retired
+
+
+def test_a_limit_freezes_for_as_long_as_it_says_or_as_the_dialect_does():
+    """And a good answer ends only what nobody asked for."""
+    told, untold = live(), live()
+    told.failed(Failure(FailureKind.RATE_LIMITED, "x", 429, 30.0), "chat", 0.0, probe=False)
+    untold.failed(Failure(FailureKind.RATE_LIMITED, "x", 429), "chat", 0.0, probe=False)
+    assert [one.snapshot(deployment(), 0.0).frozen_for for one in (told, untold)] == [30.0, DIALECTS["vllm"].freeze]
+    for one in (told, untold):
+        one.answered("chat")
+
+    assert [one.snapshot(deployment(), 1.0).frozen_for for one in (told, untold)] == [29.0, 0.0]
+
+
+def test_whoever_says_when_it_is_back_is_left_alone_and_not_ejected():
+    """For three hours, if it says so, as the hosted endpoint does of a model that is off."""
+    one = live()
+    for _ in range(3):
+        one.failed(Failure(FailureKind.UNAVAILABLE, "x", 503, 10_800.0), "chat", 0.0, probe=False)
+    seen = one.snapshot(deployment(), 3600.0)
+
+    assert (seen.ejected, seen.frozen_for) == (False, 7200.0)
+
+
+def test_late_first_tokens_widen_the_spread():
+    """By which a stream is waited for longer."""
+    one = live()
+    before = one.snapshot(deployment(), 0.0).ttft_spread
+    one.latency.observe_first(0.0, 20.0, tokens_ahead=0)
+
+    assert one.snapshot(deployment(), 0.0).ttft_spread > before
 
 
 def test_an_api_that_is_not_there_is_remembered():
@@ -119,5 +160,53 @@ async def test_an_upstream_gets_its_own_credential_and_what_its_dialect_sends():
 
     assert (b"authorization", b"Bearer nvapi-1") in home.headers
     assert (b"accept-encoding", b"identity") in home.headers
-    assert (b"nvcf-poll-seconds", b"60") in home.headers
     await home.transport.aclose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"), [("vllm", (b"authorization", b"Bearer s3")), ("anthropic", (b"x-api-key", b"s3"))]
+)
+async def test_a_credential_goes_where_its_kind_looks_for_it(kind, header):
+    """Once, and nowhere else."""
+    home = Home(Backend("a", kind, "http://127.0.0.1:1/v1", api_key="s3"))
+
+    assert [pair for pair in home.headers if b"s3" in pair[1]] == [header]
+    await home.transport.aclose()
+
+
+async def test_what_a_probe_found_is_in_the_snapshots_of_every_model_there():
+    """With the reason, and gone with it."""
+    fleet = Fleet()
+    home = fleet.add(Backend("gpu-a", "vllm", "http://127.0.0.1:1/v1"))
+    home.condition.down = "refused"
+    (seen,) = fleet.snapshots(model(deployment()), 0.0)
+    home.condition.down = None
+    (after,) = fleet.snapshots(model(deployment()), 0.0)
+
+    assert (seen.down, after.down, after.absent) == ("refused", None, None)
+    await fleet.close()
+
+
+async def test_a_connection_that_cannot_be_made_is_passed_on():
+    """Whoever found the address looks whether it still is one."""
+    told = []
+    one = live()
+    one.condition.unreached = lambda: told.append(1)
+    for kind in (FailureKind.CONNECT, FailureKind.RESET, FailureKind.SILENCE):
+        one.failed(Failure(kind, "x"), "chat", 0.0, probe=False)
+
+    assert told == [1]
+
+
+async def test_a_backend_that_leaves_and_returns_is_as_it_was():
+    """A replica that restarts at its old address."""
+    fleet = Fleet()
+    backend = Backend("gpu-a", "vllm", "http://127.0.0.1:1/v1")
+    home = fleet.add(backend)
+    known = fleet.live(deployment())
+    fleet.leave("gpu-a", until=10.0)
+    assert fleet.present == []
+    assert fleet.add(backend) is home
+    assert await fleet.sweep(20.0) == []
+    assert (fleet.present, fleet.live(deployment())) == ([home], known)
+    await fleet.close()

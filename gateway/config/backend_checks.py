@@ -1,0 +1,64 @@
+"""What a backend's settings mean together: where it is, who is trusted, and with which key.
+
+Law: as `checks.py`: nothing that does nothing, nothing that could serve nobody.
+"""
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from gateway.config.mistakes import ConfigError, Tell
+from gateway.config.replicas import read_replicas
+from gateway.config.schema import BackendRow, FileRow
+
+
+def check_backends(file: FileRow, tell: Tell) -> None:
+    """Tell backends that are nowhere or in two ways somewhere, and keys and authorities that are missing or useless."""
+    for backend in file.backends.values():
+        _place(backend, tell)
+        _discovery(backend, tell)
+        if "ca" in backend.lines and backend.base_url.startswith("http://"):
+            tell(backend.spot("ca"), "does nothing: base_url has no TLS", "write https:// there, or remove the line")
+        if backend.kind == "nvidia" and "api_key" not in backend.lines:
+            tell(
+                backend.spot("api_key"),
+                "is missing: the hosted endpoint wants one",
+                'add `api_key: "${NVIDIA_API_KEY}"`',
+            )
+
+
+def _place(backend: BackendRow, tell: Tell) -> None:
+    """Tell a backend without a place, or with two."""
+    lines = backend.lines
+    if "list" in lines and "base_url" in lines:
+        tell(backend.spot("base_url"), "does nothing: `list` says where the replicas are", "keep one of them")
+    if "list" in lines and "discover" in lines:
+        tell(backend.spot("discover"), "does nothing: `list` says where the replicas are", "keep one of them")
+    if not {"base_url", "list"} & (lines.keys() | backend.wrong):
+        remedy = "add the engine's URL, such as http://127.0.0.1:8000/v1"
+        tell(backend.spot("base_url"), "is missing", remedy)
+
+
+def _discovery(backend: BackendRow, tell: Tell) -> None:
+    """Tell a name that is none, and a list that cannot be used."""
+    if backend.discover is not None and backend.given("base_url") and _is_address(backend.base_url):
+        why = "does nothing: base_url names an address, which has no other"
+        tell(backend.spot("discover"), why, "write the name that stands for all replicas there, or remove the line")
+    if backend.list is None:
+        return
+    try:
+        read_replicas(backend.list.read_bytes(), str(backend.list))
+    except OSError as error:
+        why = f"its file {backend.list} cannot be read: {error.strerror}"
+        tell(backend.spot("list"), why, "name a readable file with one base URL a line")
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            why = f"its file {mistake.file}:{mistake.line} {mistake.message}"
+            tell(backend.spot("list"), why, mistake.remedy)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        ip_address(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+    return True
