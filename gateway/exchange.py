@@ -49,6 +49,13 @@ _STORE_DOWN = Rejection(
 _BUG = Rejection(Reason.INTERNAL, "The gateway failed on this call; its log has the reason under this request id.")
 
 
+_SESSIONS = (b"x-affinity", b"x-session-id")
+"""The headers by which callers name what their calls have in common; the first is Mistral Vibe's."""
+
+MOST_SESSION = 128
+"""Bytes of a session's name that count."""
+
+
 class Exchange:
     """One call, as the ASGI app that a route hands over to."""
 
@@ -141,6 +148,9 @@ class Exchange:
         self._deadlines = replace(model.deadlines, total=total) if asked else model.deadlines
         if model.name != request.model:
             request = replace(request, model=model.name)
+        session = _header(self._headers, _SESSIONS[0]) or _header(self._headers, _SESSIONS[1])
+        if session is not None:
+            request = replace(request, session=f"{who.key}/{session[:MOST_SESSION].decode('latin-1')}")
         self._request = request
         self._estimate = services.estimates.of(who.key, request)
         return self._rank(request, model)

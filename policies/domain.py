@@ -94,7 +94,8 @@ class InferenceRequest(Struct, frozen=True):
     """The few facts read from a body; `members` are its top-level values, byte for byte.
 
     `size`: bytes of the body; `text_bytes`: bytes of prompt and tools without inlined media; `media`: inlined or linked
-    images, sounds and files; `max_tokens`: the caller's bound on output, for one choice.
+    images, sounds and files; `max_tokens`: the caller's bound on output, for one choice. `session`: what the calls have
+    in common that had better go to one place ("": nobody said); never the same for two keys.
     """
 
     api: API
@@ -108,6 +109,7 @@ class InferenceRequest(Struct, frozen=True):
     media: int
     modalities: frozenset[str]
     members: dict[str, Raw]
+    session: str = ""
 
 
 class Price(Struct, frozen=True):

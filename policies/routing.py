@@ -1,7 +1,8 @@
 """Filter, score, rank: the deployments to try for one call, in order.
 
 Law: those that will answer in time before those that will not, known prices before unknown ones, then the smaller
-score; within one percent the dice decide, so that many gateways with the same view do not all choose the same one. A
+score; within one percent the dice decide, so that many gateways with the same view do not all choose the same one,
+or the session's own luck, so that its calls find the prompt that is cached where the last one went. A
 model's fallbacks come after all of its own deployments. Where nothing fits, what fits badly is tried, before any
 fallback; what is in a doubtful state only where nothing else is left, fallbacks included.
 """
@@ -89,8 +90,18 @@ def _rank(
     else:
         feasible = _given_way(misfits)
     for candidates in (feasible, doubted):
-        candidates.sort(key=lambda c: (c.reason == "late", c.money is None, c.score * (1 + TIE * dice.random())))
+        candidates.sort(
+            key=lambda c: (c.reason == "late", c.money is None, c.score * (1 + TIE * _luck(request.session, c, dice)))
+        )
     return feasible, doubted, dropped
+
+
+def _luck(session: str, candidate: Candidate, dice: random.Random) -> float:
+    """Return a number from 0 to 1 by which equals are told apart: a session's own, so that its calls agree on one.
+
+    Rendezvous hashing (Thaler, Ravishankar 1998): where a deployment is gone only its own sessions go elsewhere.
+    """
+    return random.Random(f"{session}/{candidate.deployment.id}").random() if session else dice.random()  # noqa: S311 - no secret
 
 
 def _given_way(soft: Sequence[Candidate]) -> list[Candidate]:

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.config.settings import Limits
 from policies.domain import Meter, MeterKind, Plan
+from policies.routing import route
 from tests.gateway.harness import ASK, eventually, running
 from tests.parts.scripted import Hang, Status, delta, event, sse, usage
 
@@ -293,3 +294,21 @@ async def test_a_plain_call_that_is_cut_is_paid_by_its_time(gateway, first):
     (total,) = await gateway.usage()
     assert 0 < total.completion_tokens <= 500
     assert total.estimated_tokens == total.prompt_tokens + total.completion_tokens
+
+
+async def test_a_callers_session_reaches_routing(gateway, monkeypatch):
+    """By Mistral Vibe's header, or another usual one; another key's session of the same name is another."""
+    seen = []
+    monkeypatch.setattr(
+        "gateway.exchange.route", lambda request, *rest, **more: seen.append(request) or route(request, *rest, **more)
+    )
+
+    for headers in ({"x-affinity": "s"}, {"x-session-id": "s"}, {"x-affinity": "s" * 500}, {}):
+        await gateway.client.post("/v1/chat/completions", json=ASK, headers=headers)
+    other = {"x-affinity": "s", "authorization": f"Bearer {await gateway.key()}"}
+    await gateway.client.post("/v1/chat/completions", json=ASK, headers=other)
+
+    vibe, usual, long, none, others = [request.session for request in seen]
+    assert vibe == usual != others
+    assert len(long) < 200
+    assert none == ""

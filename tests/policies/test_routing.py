@@ -46,6 +46,22 @@ def test_equals_share_the_calls():
     assert 140 < firsts["gpu-a"] < 260
 
 
+def test_a_sessions_calls_agree_on_one_of_equals_and_sessions_share_them():
+    """A cached prompt is where the last call went; load still decides where it tells them apart."""
+    replicas = [snapshot(LOCAL), snapshot(OTHER), snapshot(deployment("gpu-c"))]
+    firsts = {
+        session: {ranked(*replicas, seed=seed, facts=replace(request(), session=session))[0] for seed in range(5)}
+        for session in map(str, range(60))
+    }
+    left = {session: ranked(*replicas[:2], facts=replace(request(), session=session))[0] for session in firsts}
+
+    assert all(len(chosen) == 1 for chosen in firsts.values())
+    assert {place for chosen in firsts.values() for place in chosen} == {"gpu-a", "gpu-b", "gpu-c"}
+    assert all(chosen in ({left[session]}, {"gpu-c"}) for session, chosen in firsts.items())
+    busy = [snapshot(LOCAL, in_flight=8), snapshot(OTHER)]
+    assert {ranked(*busy, facts=replace(request(), session=session))[0] for session in firsts} == {"gpu-b"}
+
+
 def test_load_moves_calls_away():
     """From the one that already has some."""
     assert ranked(snapshot(LOCAL, in_flight=8), snapshot(OTHER)) == ["gpu-b", "gpu-a"]
