@@ -36,6 +36,32 @@ CALLER_LEFT = "caller_left"
 CUT = "cut_by_limit"
 
 NOTHING = Usage(0, 0, estimated=False)
+REFUSED = 300
+"""The least HTTP status of an upstream that will not work for a call."""
+
+
+class Suspects:
+    """Those whose failure may have been the call's own doing. Nothing here refers to the call."""
+
+    def __init__(self) -> None:
+        self._failed: list[tuple[Ticket, Failure]] = []
+
+    def add(self, ticket: Ticket, failure: Failure) -> None:
+        """Take note of one."""
+        self._failed.append((ticket, failure))
+
+    def convict(self) -> None:
+        """Hold their failures against them: another deployment begins to serve the call."""
+        now = clock.monotonic()
+        while self._failed:
+            ticket, failure = self._failed.pop()
+            ticket.live.convicted(failure, now, probe=ticket.probe)
+
+    def acquit(self) -> None:
+        """Let those go that are left: nobody served."""
+        while self._failed:
+            ticket, _ = self._failed.pop()
+            ticket.live.breaker.abandoned(probe=ticket.probe)
 
 
 class Attempts:
@@ -68,7 +94,7 @@ class Attempts:
         self._reply = reply
         self._call = call
         self._forwards = forwards
-        self._suspects: list[tuple[Ticket, Failure]] = []
+        self._suspects = Suspects()
         self._continuing: Continuing | None = None
         self._wasted: Usage | None = None
         self._wasted_money = 0
@@ -80,7 +106,7 @@ class Attempts:
         parts = [] if self._continuing is None else [*self._continuing.parts]
         if parts and self._continuing is not None:
             deployment = self._continuing.deployment
-        if relay is not None and relay.attempt.written:
+        if relay is not None and relay.attempt.written and relay.attempt.status < REFUSED:
             served = relay.attempt.candidate.deployment
             usage, deployment = self._used(relay), served.id
             cost = money(served.price, usage)
@@ -103,16 +129,20 @@ class Attempts:
 
         `first`: the load that the call already holds on the first one. `begun_at`: when it began, monotonic seconds.
         """
-        every = self._deadlines.keep_alive
-        if every is not None and self._request.stream:
-            self._reply.keep_alive(every)
+        self._keep_alive()
         if planned.model.on_stream_failure == "continue" and self._request.stream and continuable(self._request):
             self._continuing = Continuing(self._request)
         try:
             return await self._try(planned, first, begun_at)
         finally:
             self._reply.hush()
-            self._judge(served=self.outcome == "ok")
+            self._suspects.acquit()
+
+    def _keep_alive(self) -> None:
+        """Have comments sent until there is content, where the model says so."""
+        every = self._deadlines.keep_alive
+        if every is not None and self._request.stream:
+            self._reply.keep_alive(every)
 
     async def _try(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
         budget = self._services.budget(planned.model.name, begun_at)
@@ -127,7 +157,7 @@ class Attempts:
             failed = await self._attempt(candidate, ticket, len(tried) + 1, deadline, last=last)
             if failed is None:
                 return None
-            tried.append((candidate, failed.failure))
+            tried.append((candidate, self._ours(failed.failure)))
             candidate = await self._next(planned, tried, deadline, budget)
             if candidate is not None:
                 live = self._services.fleet.live(candidate.deployment)
@@ -144,6 +174,11 @@ class Attempts:
             back=min(self._services.fleet.live(before.deployment).freeze.left(now) for before, _ in tried),
             unpaid=self.unpaid.values(),
         )
+
+    def _ours(self, failure: Failure) -> Failure:
+        """Return what a failure means for the call: that a continuation is refused is not its caller's fault."""
+        asked_by_us = self.continued and failure.kind is FailureKind.CALLER
+        return replace(failure, kind=FailureKind.UNSUPPORTED) if asked_by_us else failure
 
     async def _next(
         self, planned: Route, tried: list[tuple[Candidate, Failure]], deadline: float, budget: RetryBudget
@@ -198,6 +233,7 @@ class Attempts:
             deadlines=self._deadlines,
             prompt_tokens=self._estimate.prompt_tokens,
             last=last,
+            serves=self._suspects.convict,
             hand=None if continuing is None else continuing.passes,
         )
         failure: Failure | None = None
@@ -259,7 +295,7 @@ class Attempts:
                 if relay.committed:  # it had begun to serve the call
                     live.convicted(failure, now, probe=probe)
                 else:
-                    self._suspects.append((attempt.ticket, failure))
+                    self._suspects.add(attempt.ticket, failure)
             return
         if outcome != "ok":
             live.breaker.abandoned(probe=probe)
@@ -271,15 +307,6 @@ class Attempts:
             self._services.estimates.learn(
                 self._key, self._request, told.prompt_tokens, told.completion_tokens, relay.events
             )
-
-    def _judge(self, *, served: bool) -> None:
-        """Decide about those whose failure may have been the call's own doing: `served` elsewhere, it was not."""
-        now = clock.monotonic()
-        for ticket, failure in self._suspects:
-            if served:
-                ticket.live.convicted(failure, now, probe=ticket.probe)
-            else:
-                ticket.live.breaker.abandoned(probe=ticket.probe)
 
     def _used(self, relay: Relay) -> Usage:
         """Return what an attempt has used, or used: as told once it is whole, else as counted and marked so."""
@@ -299,7 +326,7 @@ class Attempts:
 
     def _goes_on(self, failure: Failure, relay: Relay) -> bool:
         """Say whether another deployment may go on with an answer that broke off; if so, keep what it has cost."""
-        if self._continuing is None or not self._continuing.goes_on(failure):
+        if self._continuing is None or not relay.streams or not self._continuing.goes_on(failure):
             return False
         if self._continuing.unseen:
             self._waste(relay)
@@ -307,11 +334,12 @@ class Attempts:
             self._continuing.broke(relay.attempt.candidate.deployment, self._used(relay))
         self._services.metrics.continued.inc()
         self.relay = None
+        self._keep_alive()
         return True
 
     def _waste(self, relay: Relay) -> None:
         """Take in what a failed attempt cost: nothing, where the upstream was not reached or refused to work."""
-        if not relay.attempt.written or relay.attempt.status >= 300:
+        if not relay.attempt.written or relay.attempt.status >= REFUSED:
             return
         used, before = self._used(relay), self._wasted
         self._wasted_money += money(relay.attempt.candidate.deployment.price, used)

@@ -32,7 +32,8 @@ class Continuing:
         if not self.parts:
             return self._request
         text, prefill = self._transcript.text, dialect.prefill
-        self._seam = Seam(text, self.output_tokens, exact=prefill in {"flags", "prefix"})
+        # llama.cpp repeats what it goes on from in a plain answer alone, never in a stream.
+        self._seam = Seam(text, self.output_tokens, exact=prefill is not None or self._request.api == "completions")
         return continued(self._request, text, self.output_tokens, prefill)
 
     def passes(self, events: bytes) -> bytes:

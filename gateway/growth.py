@@ -25,7 +25,18 @@ class Growing:
     `at`: content events at which the stream must ask `outgrown`.
     """
 
-    __slots__ = ("_already", "_money", "_output", "_price", "_refusal", "_request", "_reservation", "_services", "at")
+    __slots__ = (
+        "_already",
+        "_asking",
+        "_money",
+        "_output",
+        "_price",
+        "_refusal",
+        "_request",
+        "_reservation",
+        "_services",
+        "at",
+    )
 
     def __init__(self, services: Services, request: InferenceRequest, reservation: Reservation) -> None:
         self.at = NEVER
@@ -36,6 +47,7 @@ class Growing:
         self._money = reservation.claim.money
         self._price: Price | None = None
         self._already = 0
+        self._asking = False
         self._refusal: Rejection | None = None
 
     async def covers(self, price: Price | None) -> str | None:
@@ -52,6 +64,9 @@ class Growing:
     def watch(self, price: Price | None, already: int = 0) -> None:
         """Watch a stream that begins now, on a deployment of that price; so many output tokens came before it."""
         self._price, self._already = price, already
+        if self._asking:  # for the stream before this one; whoever asks sets `at` then
+            self.at = NEVER
+            return
         estimates, key = self._services.estimates, self._reservation.claim.key
         self.at = estimates.events_within(key, self._request, max(0, self._output - already))
 
@@ -66,25 +81,30 @@ class Growing:
         counted = estimates.counted_output(key, self._request, events, 0)
         if told is not None:
             counted = max(counted, told.completion_tokens)
-        counted += self._already
-        more = step(self._output, counted, self._request) if counts_output(self._reservation.claim) else 0
+        whole = self._already + counted
+        more = step(self._output, whole, self._request) if counts_output(self._reservation.claim) else 0
         self.at = NEVER
         if more:
+            self._asking = True
             clock.spawn(self._grow(more, counted, events), "growth of a reservation")
         return None
 
     async def _grow(self, tokens: int, counted: int, events: int) -> None:
-        """Ask for `tokens` more, for a stream that had `counted` in so many `events`; then watch it again."""
+        """Ask for `tokens` more, for a stream that had `counted` in so many `events`; then watch again.
+
+        By then it may be another deployment's stream that is watched.
+        """
         money = cost(self._price, self._reservation.claim.input_tokens, self._output + tokens) - self._money
-        refusal, ask_again_at = None, counted + tokens
+        refusal, ask_again_at = None, self._already + counted + tokens
         with suppress(StoreDown):
             refusal = await self._ask(tokens, max(0, money))
             if refusal is None:
                 ask_again_at = self._output
+        self._asking = False
         if refusal is not None and cuts(refusal, self._reservation.claim.levels):
             self._refusal, self.at = refusal, 0
         else:
-            self.at = (ask_again_at - self._already) * events // (counted - self._already) + 1
+            self.at = max(0, ask_again_at - self._already) * events // counted + 1
 
     async def _ask(self, tokens: int, money: int) -> Rejection | None:
         """Ask the ledger for more, and note it where it is granted. Raises StoreDown."""

@@ -71,6 +71,7 @@ class Relay:
         deadlines: Deadlines,
         prompt_tokens: int,
         last: bool,
+        serves: Callable[[], None],
         hand: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.attempt = attempt
@@ -80,7 +81,7 @@ class Relay:
         self.stopped: Rejection | None = None
         self.answer_bytes = 0
         self._usage: Usage | None = None
-        self._tap = tap_of(request.api, withhold_usage=not request.wants_usage)
+        self._tap = tap_of(request.api, withhold_usage=not request.wants_usage, choices=request.choices)
         self._request = request
         self._caller = caller
         self._watch = watch
@@ -89,6 +90,7 @@ class Relay:
         self._stall = stall(deadlines, attempt.home.dialect.stall)
         self._prompt_tokens = prompt_tokens
         self._last = last
+        self._serves = serves
         self._hand = hand
 
     @property
@@ -112,6 +114,11 @@ class Relay:
         return self._tap.malformed
 
     @property
+    def streams(self) -> bool:
+        """Whether the upstream answers with a stream."""
+        return self._request.stream and self.attempt.content_type.startswith(EVENTS)
+
+    @property
     def told(self) -> bool:
         """Whether the upstream's own error event was passed on, in a shape that every client knows."""
         return self.committed and self._tap.error_shown and self._hand is None
@@ -121,12 +128,13 @@ class Relay:
         candidate = self.attempt.candidate
         try:
             with self._patience:
-                stream = self._request.stream
                 self._patience.wait(
-                    first_content(candidate, self._deadlines, last=self._last) if stream else whole_answer(candidate)
+                    first_content(candidate, self._deadlines, last=self._last)
+                    if self._request.stream
+                    else whole_answer(candidate)
                 )
                 await self.attempt.open(self._request.api, body, headers, self._patience.left)
-                if stream and self.attempt.content_type.startswith(EVENTS):
+                if self.streams:
                     await self._stream()
                 else:
                     await self._plain()
@@ -155,6 +163,7 @@ class Relay:
         if self._caller.status and not self.attempt.content_type.startswith(EVENTS):
             raise AttemptFailed(Failure(FailureKind.PROTOCOL, "answered a streamed call without a stream"))
         self.committed = True
+        self._serves()
         await self._caller.head(self.attempt.status, self.attempt.content_type, length)
 
     async def _plain(self) -> None:

@@ -9,12 +9,15 @@ import json
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from policies.apis import APIS
 from policies.dialects import Prefill
 from policies.domain import InferenceRequest
+from policies.sse import named_error
+from policies.taps.tap import says_something
+from policies.usage import told_in
 
 INSTRUCTION = (
     "Your last message was cut off. Go on with it from exactly where it ends, in the middle of a word if it ends "
@@ -28,11 +31,41 @@ ANEW = 40
 """Characters in common with the text's beginning by which a continuation has begun anew: no chance makes so many."""
 LEAST = 4
 """Characters that count as a repetition: fewer are as likely a doubled letter or a short word."""
+LONGEST = 4096
+"""Characters of a repetition that is looked for: each length is tried, and the two may be megabytes."""
 MOST_TEXT = 8 * 1024 * 1024
-"""Characters of an answer that are kept in case it must be continued."""
+"""Bytes of an answer's words that are kept in case it must be continued."""
 
-_PLAIN_FORMATS = ("", "null", '{"type":"text"}')
+_PLAIN_FORMATS = (b"", b"null", b'{"type":"text"}')
 _OTHERS = ("refusal", "tool_calls", "function_call", "audio")
+_ODD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class _Delta(Struct):
+    content: str | None = None
+    refusal: Raw | UnsetType = UNSET
+    tool_calls: Raw | UnsetType = UNSET
+    function_call: Raw | UnsetType = UNSET
+    audio: Raw | UnsetType = UNSET
+
+
+class _Choice(Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Event(Struct):
+    choices: list[_Choice] | None = None
+
+
+class _Failed(Struct):
+    error: Raw | UnsetType = UNSET
+
+
+_decode_text = msgspec.json.Decoder(str).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_failed = msgspec.json.Decoder(_Failed).decode
 
 
 class SeamError(ValueError):
@@ -44,11 +77,11 @@ def continuable(request: InferenceRequest) -> bool:
     members = request.members
     if request.api == "completions":
         told = [name for name in ("suffix", "echo", "logprobs", "best_of") if _given(members.get(name))]
-        return request.choices == 1 and not told and bytes(members["prompt"]).startswith(b'"')
+        return request.choices == 1 and not told and _is_text(members["prompt"])
     if request.api != "chat" or request.choices != 1 or _given(members.get("logprobs")):
         return False
-    form = bytes(members.get("response_format", b"")).decode().replace(" ", "")
-    return form in _PLAIN_FORMATS
+    form = bytes(members.get("response_format", b"")).replace(b" ", b"")
+    return form in _PLAIN_FORMATS and bytes(memoryview(members["messages"])[:1]) == b"["
 
 
 def continued(request: InferenceRequest, text: str, output_tokens: int, prefill: Prefill | None) -> InferenceRequest:
@@ -74,32 +107,40 @@ def continued(request: InferenceRequest, text: str, output_tokens: int, prefill:
 
 
 class Transcript:
-    """What a caller has seen of one answer. `text`: its words. `whole`: nothing was in it that cannot be continued."""
+    """What a caller has seen of one answer. `text`: its words. `whole`: nothing was in it that cannot be continued.
+
+    One that is not whole is of no use, and keeps nothing.
+    """
 
     def __init__(self) -> None:
         self.whole = True
-        self._parts: list[str] = []
-        self._size = 0
+        self._words = bytearray()  # as a list of pieces, each would take fifty bytes more
 
     @property
     def text(self) -> str:
         """The words so far."""
-        return "".join(self._parts)
+        return self._words.decode()
 
     def take(self, events: bytes) -> None:
         """Take in whole events that go out."""
-        for data in _datas(events):
-            for choice in _choices(data):
-                delta = choice.get("delta") or {}
-                words = delta.get("content") if "delta" in choice else choice.get("text")
-                if choice.get("finish_reason") or any(delta.get(name) for name in _OTHERS):
-                    self.whole = False
-                if isinstance(words, str):
-                    self._parts.append(words)
-                    self._size += len(words)
-                elif words:
-                    self.whole = False
-        self.whole = self.whole and self._size <= MOST_TEXT
+        if self.whole and not (all(map(self._taken, _datas(events))) and len(self._words) <= MOST_TEXT):
+            self.whole = False
+            self._words = bytearray()
+
+    def _taken(self, data: bytes) -> bool:
+        """Take in one event's data; False where it cannot be continued, as where a character is cut in its escapes."""
+        if data.strip() == b"[DONE]":
+            return True
+        try:
+            choices = _decode_event(data).choices or ()
+        except _ODD:
+            return False
+        for choice in choices:
+            delta = choice.delta
+            if choice.finish_reason or (delta and any(says_something(getattr(delta, name)) for name in _OTHERS)):
+                return False
+            self._words += ((choice.text if delta is None else delta.content) or "").encode()
+        return True
 
 
 class Seam:
@@ -112,6 +153,7 @@ class Seam:
 
     def __init__(self, text: str, output_tokens: int, *, exact: bool) -> None:
         self._text = text
+        self._bare = text.lstrip()
         self._output_tokens = output_tokens
         self._exact = exact or not text
         self._pending = ""
@@ -126,16 +168,16 @@ class Seam:
 
     def _one(self, data: bytes) -> bytes:
         seen = _decoded(data)
-        choices = _choices(data)
-        if seen is not None and isinstance(seen.get("usage"), dict):
-            seen["usage"] = self._summed(seen["usage"])
+        usage = None if seen is None else self._summed(seen.get("usage"))
+        if seen is not None and usage is not None:
+            seen["usage"] = usage
             data = _dumped(seen)
+        choices = None if seen is None else seen.get("choices")
         if not self.open or seen is None or not choices:
             event = b"data: " + data + b"\n\n"
             return self._settled() + event if self.open and data.strip() == b"[DONE]" else event
-        choice = choices[0]
-        words = (choice.get("delta") or {}).get("content") if "delta" in choice else choice.get("text")
-        if isinstance(words, str) and words:
+        choice, words = _said(choices)
+        if words:
             self._pending += words
             self._template = seen
         others = any((choice.get("delta") or {}).get(name) for name in _OTHERS)
@@ -148,16 +190,17 @@ class Seam:
         if self._exact:
             return bool(self._pending.strip()) or not self._text
         if self._begins_anew():
-            return not self._text.startswith(self._pending) or self._pending == self._text
+            again = self._pending.lstrip()
+            return not self._bare.startswith(again) or again == self._bare
         return len(self._pending) >= min(WINDOW, len(self._text))
 
     def _begins_anew(self) -> bool:
-        return len(self._text) >= ANEW and self._pending.startswith(self._text[:ANEW])
+        return len(self._bare) >= ANEW and self._pending.lstrip().startswith(self._bare[:ANEW])
 
     def _settled(self) -> bytes:
         """Join what is pending and return it as one event, if anything is left of it. Raises SeamError."""
-        self.open = False
         rest, self._pending = self._pending[self._repeated() :], ""
+        self.open = False
         if not rest:
             return b""
         choice = self._template["choices"][0]
@@ -175,18 +218,25 @@ class Seam:
             space = len(text) - len(text.rstrip())
             return next((k for k in range(min(space, len(pending)), 0, -1) if text.endswith(pending[:k])), 0)
         if self._begins_anew():
-            if not pending.startswith(text):
+            again = pending.lstrip()  # engines differ in the space that an answer begins with
+            if not again.startswith(self._bare):
                 raise SeamError("the continuation began anew and said something else")
-            return len(text)
-        most, least = min(len(text), len(pending)), min(LEAST, len(text))
+            return len(pending) - len(again) + len(self._bare)
+        most, least = min(len(text), len(pending), LONGEST), min(LEAST, len(text))
         return next((k for k in range(most, least - 1, -1) if text.endswith(pending[:k])), 0)
 
-    def _summed(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """Return the usage of the whole: what came before was output, and is now in the prompt."""
-        prompt = max(0, int(usage.get("prompt_tokens") or 0) - self._output_tokens)
-        completion = int(usage.get("completion_tokens") or 0) + self._output_tokens
-        told = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-        return usage | told
+    def _summed(self, usage: object) -> dict[str, Any] | None:
+        """Return the usage of the whole, None where it is odd: what came before was output, and is prompt now."""
+        told = told_in(_dumped(usage)) if isinstance(usage, dict) else None
+        if not isinstance(usage, dict) or told is None:
+            return None
+        prompt = max(0, told.prompt_tokens - self._output_tokens)
+        completion = told.completion_tokens + self._output_tokens
+        sums = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        details = usage.get("prompt_tokens_details")
+        if isinstance(details, dict) and told.cached_tokens > prompt:
+            return usage | sums | {"prompt_tokens_details": details | {"cached_tokens": prompt}}
+        return usage | sums
 
 
 def _given(member: Raw | None) -> bool:
@@ -198,14 +248,30 @@ def _raw(value: object) -> Raw:
     return Raw(msgspec.json.encode(value))
 
 
+def _events(events: bytes) -> list[bytes]:
+    """Return each of some whole events, its line ends made LF."""
+    if b"\r" in events:
+        events = events.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return [event for event in events.split(b"\n\n") if event]
+
+
 def _datas(events: bytes) -> list[bytes]:
-    """Return the data of each of some whole events."""
+    """Return the data of each of some whole events that has any."""
     found = []
-    for event in events.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n\n"):
+    for event in _events(events):
         lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
         if lines:
             found.append(b"\n".join(lines))
     return found
+
+
+def _is_text(member: Raw) -> bool:
+    """Say whether a member is a string that can be added to: an escape may be half of a character."""
+    try:
+        _decode_text(member)
+    except _ODD:
+        return False
+    return True
 
 
 def _decoded(data: bytes) -> dict[str, Any] | None:
@@ -216,9 +282,16 @@ def _decoded(data: bytes) -> dict[str, Any] | None:
     return seen if isinstance(seen, dict) else None
 
 
-def _choices(data: bytes) -> list[dict[str, Any]]:
-    choices = (_decoded(data) or {}).get("choices")
-    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+def _said(choices: object) -> tuple[dict[str, Any], str]:
+    """Return the choice that a continuation's event has, and its words. Raises SeamError where they are no text."""
+    choice = choices[0] if isinstance(choices, list) else None
+    delta = (choice.get("delta") or {}) if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(delta, dict):
+        raise SeamError("the continuation is no answer of this API")
+    words = (delta.get("content") if "delta" in choice else choice.get("text")) or ""
+    if not isinstance(words, str):
+        raise SeamError("the continuation is not in words alone")
+    return choice, words
 
 
 def _tells_usage(events: bytes) -> bool:
@@ -236,17 +309,20 @@ def _without_words(seen: dict[str, Any]) -> bytes:
 
 
 def _dumped(seen: dict[str, Any]) -> bytes:
-    return json.dumps(seen, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(seen, separators=(",", ":")).encode()  # in ASCII, since half a character has no UTF-8
 
 
 def without_errors(events: bytes) -> bytes:
     """Return whole events without those that tell an error."""
     if b'"error"' not in events and b"event:" not in events:
         return events
-    kept = []
-    for event in events.split(b"\n\n"):
-        data = next(iter(_datas(event)), b"")
-        told = (_decoded(data) or {}).get("error") or event.startswith(b"event: error")
-        if event and not told:
-            kept.append(event + b"\n\n")
-    return b"".join(kept)
+    return b"".join(event + b"\n\n" for event in _events(events) if not _tells_error(event))
+
+
+def _tells_error(event: bytes) -> bool:
+    if named_error(event + b"\n"):
+        return True
+    try:
+        return any(says_something(_decode_failed(data).error) for data in _datas(event))
+    except _ODD:
+        return False

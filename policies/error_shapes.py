@@ -14,6 +14,7 @@ import msgspec
 
 from policies.apis import APIS
 from policies.domain import API
+from policies.halves import read
 from policies.sse import event_of
 
 Error = dict[str, Any]
@@ -81,7 +82,7 @@ def said(status: int, answer: bytes) -> Error:
     The ways to say no are the engines': `error` (an object or text), `message`, `detail` (text or a list), `title`.
     """
     try:
-        told = json.loads(answer)
+        told = read(msgspec.json.decode, answer)
     except (ValueError, RecursionError):
         told = answer.decode("utf-8", "replace").strip()
     error = told.get("error") if isinstance(told, dict) else None

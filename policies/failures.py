@@ -1,8 +1,10 @@
 """The closed set of ways an attempt can fail, and what each means.
 
 Law: an attempt ends well or as exactly one `Failure`; what happens next is read off `MEANINGS`, never decided ad hoc.
-An answer is told by its status, unless its words say better (`_RULES`, the first that fits). The table stands in the
-README too. Sources of the statuses and words: the engines' own answers and sources, named beside each.
+An answer is told by its status, unless its words say better (`_RULES`, then `_BLAMES`, the first that fits). Engines
+repeat what a caller sent: words that speak against a deployment count only where the engine itself begins to speak, so
+that no caller can put them there. The table stands in the README too. Sources of the statuses and words: the engines'
+own answers and sources, named beside each.
 """
 
 import json
@@ -10,6 +12,8 @@ import re
 from enum import StrEnum
 
 from msgspec import Struct
+
+from policies.said import WORDS, Said, said_by
 
 
 class FailureKind(StrEnum):
@@ -30,6 +34,7 @@ class FailureKind(StrEnum):
     RATE_LIMITED = "rate_limited"
     CREDENTIALS = "credentials"
     FORBIDDEN = "forbidden"
+    BLOCKED = "blocked"
     MODEL_GONE = "model_gone"
     UNSUPPORTED = "unsupported"
     CONTEXT_OVERFLOW = "context_overflow"
@@ -73,6 +78,7 @@ MEANINGS: dict[FailureKind, Meaning] = {
     FailureKind.RATE_LIMITED: Meaning(elsewhere=True, freezes=True),
     FailureKind.CREDENTIALS: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
     FailureKind.FORBIDDEN: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
+    FailureKind.BLOCKED: Meaning(elsewhere=True, ejects=True, on_proof=True),  # a firewall's rules look at the call
     FailureKind.MODEL_GONE: Meaning(elsewhere=True, switches_off=OFF_SECONDS),
     FailureKind.UNSUPPORTED: Meaning(elsewhere=True),
     FailureKind.CONTEXT_OVERFLOW: Meaning(elsewhere=True),
@@ -141,15 +147,29 @@ _BY_STATUS: dict[int, FailureKind] = {
 
 
 class _Rule(Struct, frozen=True):
-    """An answer of one of these statuses with these words is of this kind."""
+    """An answer of one of these statuses with these words anywhere is of this kind, which harms nobody but its call."""
 
     statuses: frozenset[int]
     words: re.Pattern[bytes]
     kind: FailureKind
 
 
+class _Blame(Struct, frozen=True):
+    """An answer of one of these statuses whose message opens so, or that has one of these names, is of this kind."""
+
+    statuses: frozenset[int]
+    opening: re.Pattern[str]
+    names: frozenset[str]
+    kind: FailureKind
+
+
 def _rule(kind: FailureKind, statuses: set[int], *words: str) -> _Rule:
-    return _Rule(frozenset(statuses), re.compile("|".join(words).encode(), re.IGNORECASE), kind)
+    """Make a rule; its words are in lower case, as a search that ignores case takes ten times as long."""
+    return _Rule(frozenset(statuses), re.compile("|".join(words).encode()), kind)
+
+
+def _blame(kind: FailureKind, statuses: set[int], *openings: str, names: tuple[str, ...] = ()) -> _Blame:
+    return _Blame(frozenset(statuses), re.compile("|".join(openings), re.IGNORECASE), frozenset(names), kind)
 
 
 _RULES = (
@@ -177,55 +197,76 @@ _RULES = (
         FailureKind.REFUSED,
         {400, 403, 422, 451},
         "content_policy|content management policy|usage polic",  # OpenAI, Azure
-        "content_filter|ResponsibleAIPolicyViolation",  # Azure
-        r"moderation|flagged_input|\bflagged\b",  # OpenRouter (403 with reasons and flagged_input), OpenAI's images
+        "content_filter|responsibleaipolicyviolation",  # Azure
+        r"moderation|flagged_input|flagged\b",  # OpenRouter (403 with reasons and flagged_input), OpenAI's images
         "safety system",  # OpenAI
         "safety filter|guardrail",  # Bedrock, NeMo Guardrails
     ),
     _rule(
         FailureKind.CALLER,
         {500},  # llama.cpp, to what is wrong in the call
-        r'"message":\s*"(?:Failed to parse (?:messages|tools)|Cannot use both|\w+ input is not supported)',
-        r'"message":\s*"\W\w+\W is required',
+        r'"message":\s{0,4}"(?:failed to parse (?:messages|tools)|cannot use both|\w{1,40} input is not supported)',
+        r'"message":\s{0,4}"\W\w{1,80}\W is required',
     ),
-    # Hosted NVIDIA, of a worker that has all it takes ("Worker local total request limit reached"); gRPC's name for it.
-    _rule(FailureKind.RATE_LIMITED, {200, 500, 502, 503}, r"resource_?exhausted\b"),
-    _rule(FailureKind.RATE_LIMITED, {400}, r'"(?:message|detail|status|type)"\s*:\s*"[^"]{0,40}resource_?exhausted\b'),
     _rule(
         FailureKind.RATE_LIMITED,
         {503},
         "request queue is full|queue timeout reached|aborted by a higher priority",  # SGLang
         "currently busy and cannot accept new requests",  # vLLM with --max-num-queued-reqs
     ),
-    _rule(FailureKind.UNAVAILABLE, {400}, "DEGRADED function cannot be invoked"),  # hosted NVIDIA
-    _rule(
+)
+
+_EXHAUSTED, _BY_NAME = r"resource_?exhausted\b", ("resource_exhausted", "resourceexhausted")
+
+_BLAMES = (
+    # Hosted NVIDIA, of a worker that has all it takes ("Worker local total request limit reached"); gRPC's name for it.
+    _blame(FailureKind.RATE_LIMITED, {200, 500, 502, 503}, r"[\w .:=\[-]{0,60}\b" + _EXHAUSTED, names=_BY_NAME),
+    _blame(FailureKind.RATE_LIMITED, {400}, r"(?:upstream error from [\w .-]{1,40}: )?" + _EXHAUSTED, names=_BY_NAME),
+    _blame(  # hosted NVIDIA
+        FailureKind.UNAVAILABLE, {400}, r"(?:function id '[\w-]{1,64}': )?degraded function cannot be invoked"
+    ),
+    _blame(
         FailureKind.UNSUPPORTED,
         {400},
-        r"model does not support [a-z ]{1,40} API\b",  # vLLM, older; now it is a 501
-        "does not appear to be an embedding model",  # SGLang
+        r"the model does not support [a-z ]{1,40} API\b",  # vLLM, older; now it is a 501
+        "(?:this|the) model does not appear to be an embedding model",  # SGLang
     ),
-    _rule(FailureKind.MODEL_GONE, {400}, "server is pinned to"),  # transformers, of any model but its one
-    _rule(
+    # Of any model but its one, transformers; LM Studio; DeepSeek; Mistral, by its type.
+    _blame(
+        FailureKind.MODEL_GONE,
+        {400},
+        "server is pinned to",
+        "no models loaded",
+        "model not exist",
+        names=("invalid_model",),
+    ),
+    _blame(
         FailureKind.MODEL_GONE,
         {404},
-        "model_not_found",  # OpenAI
-        "not found for account",  # hosted NVIDIA
-        r"\bmodel\b[^.]{0,200}?(?:does not exist|not found)",  # vLLM, Ollama and their like
-        r"^\s*404 page not found\s*$",  # hosted NVIDIA, of a model that it does not know
+        "function .{1,80}: not found for account",  # hosted NVIDIA
+        r"(?:the )?(?:requested )?model\b.{0,300}?(?:does not exist|not found)",  # vLLM, Ollama and their like
+        r"model: \S+\Z",  # Anthropic
+        "no endpoints found for ",  # OpenRouter
+        r"\s*404 page not found\s*\Z",  # hosted NVIDIA, of a model that it does not know
+        names=("model_not_found", "deploymentnotfound"),  # OpenAI, LM Studio; Azure
     ),
 )
 
 _PATHS = re.compile(
-    r"^not found\b|^file not found"  # FastAPI, llama.cpp
-    r"|\b(?:path|url|route|endpoint|method)\b"  # OpenAI ("Invalid URL"; "not supported in the ... endpoint"), LM Studio
-    r"|\bno handler\b|\bcannot post\b",
+    r"(?:404\b\W*)?(?:file )?not found\b"  # FastAPI, llama.cpp
+    r"|(?:(?:an?|the|this|no|un\w+|invalid|requested|request|such) ){0,4}(?:path|url|route|endpoint|page|resource)\b"
+    r"|this is (?:not )?a chat model\b"  # OpenAI ("not supported in the v1/completions endpoint")
+    r"|no handler\b|cannot post\b",
     re.IGNORECASE,
 )
-"""What the message of a 404 says that is about the path and not about anything that the caller named."""
+"""How the message of a 404 opens that is about the path and not about anything that the caller named."""
+
+_ACCOUNT = re.compile(r"\byour (?:account|organi[sz]ation|project|api key)\b", re.IGNORECASE)
+"""What the message of a 403 says that is about who asks and not about what, whatever policy it names."""
 
 _WINDOW = re.compile(
     rb"(?:maximum context length (?:is|of)|context length \(|available context size \(|maximum model length of"
-    rb'|max_model_len=|"n_ctx": ?|context length only supports|configured limit of|tokens >) ?(\d{1,9})\b',
+    rb'|max_model_len=|"n_ctx": ?|context length (?:only supports|of only)|configured limit of|tokens >) ?(\d{1,9})\b',
     re.IGNORECASE,
 )
 _TOKENS = re.compile(
@@ -241,9 +282,11 @@ def classify(status: int, body: bytes, retry_after: float | None) -> Failure:
 
     `retry_after`: the seconds for which it asks to be left alone (`policies.freezes`).
     """
-    kind = _kind_by_words(status, body)
+    said = said_by(body)
+    kind = _kind_by_words(status, body, said)
     if kind is None and status == 404:
-        kind = FailureKind.CALLER if _names_something_else(body) else FailureKind.UNSUPPORTED
+        named = said.api and said.message and _PATHS.match(said.message) is None
+        kind = FailureKind.CALLER if named else FailureKind.UNSUPPORTED
     if kind is None:
         kind = _BY_STATUS.get(status, FailureKind.SERVER_ERROR if status >= 500 else FailureKind.CALLER)
     return _failure(kind, f"the upstream answered {status}", status, body, retry_after)
@@ -251,7 +294,7 @@ def classify(status: int, body: bytes, retry_after: float | None) -> Failure:
 
 def in_stream(data: bytes) -> Failure:
     """Say what an error event means that came inside a 200, before anything else did."""
-    kind = _kind_by_words(200, data) or FailureKind.ERROR_EVENT
+    kind = _kind_by_words(200, data, said_by(data)) or FailureKind.ERROR_EVENT
     return _failure(kind, "the upstream sent an error inside its stream", 200, data, None)
 
 
@@ -289,35 +332,27 @@ def says_nothing(end: bytes) -> bool:
     return _ENDS.search(end) is not None
 
 
-def _kind_by_words(status: int, body: bytes) -> FailureKind | None:
-    return next((rule.kind for rule in _RULES if status in rule.statuses and rule.words.search(body)), None)
+def _kind_by_words(status: int, body: bytes, said: Said) -> FailureKind | None:
+    if status == 403 and _ACCOUNT.search(said.message):
+        return FailureKind.FORBIDDEN
+    words = body[:WORDS].lower()
+    kind = next((rule.kind for rule in _RULES if status in rule.statuses and rule.words.search(words)), None)
+    if kind is not None:
+        return kind
+    if status == 403 and words.lstrip().startswith(b"<"):
+        return FailureKind.BLOCKED
+    blames = (blame for blame in _BLAMES if status in blame.statuses)
+    return next((one.kind for one in blames if one.names & said.names or one.opening.match(said.message)), None)
 
 
 def _failure(kind: FailureKind, detail: str, status: int, body: bytes, retry_after: float | None) -> Failure:
     if kind is FailureKind.CONTEXT_OVERFLOW:
-        return Failure(kind, detail, status, window=_number(_WINDOW, body), tokens=_number(_TOKENS, body))
+        return Failure(
+            kind, detail, status, window=_number(_WINDOW, body[:WORDS]), tokens=_number(_TOKENS, body[:WORDS])
+        )
     return Failure(kind, detail, status, retry_after if MEANINGS[kind].freezes else None)
 
 
 def _number(pattern: re.Pattern[bytes], body: bytes) -> int | None:
     found = pattern.search(body)
     return None if found is None else int(found[1])
-
-
-def _names_something_else(body: bytes) -> bool:
-    """Say whether a 404 is an API's own word about something that the caller named, such as an earlier response."""
-    message = _message(body)
-    return bool(message) and _PATHS.search(message) is None
-
-
-def _message(body: bytes) -> str:
-    """Return an error's words from where engines put them: `error` (an object or text), `message`, `detail`."""
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    if not isinstance(said, dict):
-        return ""
-    error = said.get("error")
-    words = error.get("message") if isinstance(error, dict) else error or said.get("message") or said.get("detail")
-    return words if isinstance(words, str) else ""

@@ -1,7 +1,8 @@
 """For how long a deployment is left alone because it asked for it.
 
 Law: what an upstream tells is believed (up to a day), by any of the ways to tell it; a 429 that tells nothing keeps
-calls away for as long as its dialect says, and one good answer ends that. A freeze never ejects.
+calls away for as long as its dialect says, and one good answer ends that. Word that whoever was away is back ends what
+it told of that, and no limit. A freeze never ejects.
 """
 
 import math
@@ -60,28 +61,36 @@ def _in_form(text: str, form: str) -> float | None:
 class Freeze:
     """Until when one deployment is left alone, in monotonic seconds."""
 
-    __slots__ = ("_asked", "_default", "_guessed")
+    __slots__ = ("_away", "_default", "_guessed", "_limited")
 
     def __init__(self, default: float) -> None:
         self._default = default
-        self._asked = -math.inf
+        self._limited = -math.inf
+        self._away = -math.inf
         self._guessed = -math.inf
 
     def failed(self, failure: Failure, now: float) -> None:
         """Take in how an attempt failed at `now`."""
-        if failure.retry_after is not None:
-            self._asked = max(self._asked, now + failure.retry_after)
-        elif failure.kind is FailureKind.RATE_LIMITED:
-            self._guessed = now + self._default
+        limited = failure.kind is FailureKind.RATE_LIMITED
+        if failure.retry_after is None:
+            self._guessed = now + self._default if limited else self._guessed
+        elif limited:
+            self._limited = max(self._limited, now + failure.retry_after)
+        else:
+            self._away = max(self._away, now + failure.retry_after)
 
     def answered(self) -> None:
         """Take in a good answer: what nobody asked for is over."""
         self._guessed = -math.inf
 
+    def back(self) -> None:
+        """Take in that whoever was away is back."""
+        self._away = -math.inf
+
     def left(self, now: float) -> float:
         """Return the seconds for which it is still left alone."""
-        return max(0.0, self._asked - now, self._guessed - now)
+        return max(self.asked(now), self._guessed - now)
 
     def asked(self, now: float) -> float:
         """Return the seconds that are left of what it asked for itself."""
-        return max(0.0, self._asked - now)
+        return max(0.0, self._limited - now, self._away - now)

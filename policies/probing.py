@@ -22,6 +22,12 @@ ANY = "*"
 LONGEST = 4 << 20
 """Bytes of an answer that are read: vLLM's metrics are 100 KB, llama.cpp's properties 20 KB of chat template."""
 
+MOST = 4096
+"""Models of one list that are read: the largest hosted services list some hundreds."""
+
+DEEPEST = 8
+"""Parents that are followed for a window: an adapter's is its base."""
+
 PATIENT = 2
 """Probes in a row that must fail where one failure proves little: an engine deep in a prefill may miss a moment."""
 
@@ -106,7 +112,7 @@ def read_models(body: bytes) -> Told | None:
     if not isinstance(listing, list):
         return None
     found = _Gathering()
-    for entry in listing:
+    for entry in listing[:MOST]:
         name = entry.get("id", entry.get("key")) if isinstance(entry, dict) else None
         if isinstance(name, str):
             found.take(name, entry)
@@ -178,7 +184,7 @@ class _Gathering:
         line = [child]
         while line[-1] not in self.windows:
             parent = self._parents.get(line[-1])
-            if parent is None or parent in line:
+            if parent is None or len(line) > DEEPEST:
                 return
             line.append(parent)
         self.windows[child] = self.windows[line[-1]]
@@ -204,7 +210,7 @@ def _page(body: bytes) -> dict[str, Any]:
     """Return a JSON object, empty where the body is none."""
     try:
         page = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
     return page if isinstance(page, dict) else {}
 

@@ -5,6 +5,7 @@ counts as its last value, as every engine's JSON reader has it, and only that on
 """
 
 import re
+from itertools import chain, islice
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +27,10 @@ MOST_CHOICES = 128
 """The most that the OpenAI API allows of `n`."""
 MOST_TOKENS = 10_000_000
 """More output tokens than any model has; the ledger counts exactly far beyond it."""
+MOST_PROMPTS = 2**18
+"""Prompts or inputs of one call: each takes some eighty bytes of memory besides its own."""
+MOST_MARKS = 4096
+"""Parts of a prompt that are no text, or bytes inlined, that are looked for: no model takes as many."""
 MOST_OPTIONS = 512
 """Bytes of `stream_options`, which is decoded and written anew."""
 
@@ -47,6 +52,11 @@ _MARK = re.compile(
 
 _BLOCKS = (b'"image"', b'"document"')
 """Anthropic's blocks that are no text."""
+
+
+_SEVERAL = re.compile(rb'\[\s*["\[{]')
+_NEXT = re.compile(rb'["\]}]\s*,\s*["\[{]')
+"""Where one of several prompts ends and the next begins; seldom, within one."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -125,33 +135,40 @@ def _media(shape: Shape, members: dict[str, Raw]) -> tuple[list[bytes], int]:
 
 
 def _blocks_in(prompt: bytes) -> tuple[list[bytes], int]:
-    """Look through Anthropic's messages; what a tool was given is the caller's own JSON and may look like anything."""
+    """Look through Anthropic's messages and what tools returned in them.
+
+    What a tool was given is the caller's own JSON and may look like anything. What tools return holds no other tool's:
+    each level would be read once more for every one around it.
+    """
     kinds: list[bytes] = []
     inlined = 0
     if not any(word in prompt for word in _BLOCKS):
         return kinds, inlined
     try:
-        waiting = [message.content for message in _messages.decode(prompt)]
-        while waiting:
-            content = waiting.pop()
-            if not bytes(content).startswith(b"["):
-                continue
-            for block in _blocks.decode(content):
+        for message in _messages.decode(prompt):
+            said = _list_of_blocks(message.content)
+            returned = [_list_of_blocks(block.content) for block in said if block.type == "tool_result"]
+            for block in chain(said, *returned):
                 if block.type in {"image", "document"}:
                     kinds.append(block.type.encode())
                     inlined += len(bytes(block.source))
-                elif block.type == "tool_result":
-                    waiting.append(block.content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # the engine's to judge
     return kinds, inlined
+
+
+def _list_of_blocks(content: Raw) -> list[_Block]:
+    return _blocks.decode(content) if bytes(content).startswith(b"[") else []
 
 
 def _parts_in(prompt: bytes) -> tuple[list[bytes], int]:
     """Look through OpenAI's messages or items."""
     kinds: list[bytes] = []
     inlined = at = 0
-    while (mark := _MARK.search(prompt, at)) is not None:
+    for _ in range(MOST_MARKS):
+        mark = _MARK.search(prompt, at)
+        if mark is None:
+            break
         at = mark.end()
         if mark[1] is not None:
             kinds.append(mark[1])
@@ -183,12 +200,8 @@ def _choices(shape: Shape, members: dict[str, Raw]) -> int:
     if shape.several is None:
         return each
     prompt = bytes(members[shape.several])
-    if not prompt.startswith(b"["):
+    if _SEVERAL.match(prompt) is None:
         return each
-    try:
-        prompts = _prompts.decode(prompt)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        wanted = "a string, or a list of strings or of token lists"
-        raise _BadMemberError(shape.several, f"{shape.several!r} must be {wanted}.") from None
-    several = bool(prompts) and bytes(prompts[0])[:1] in {b'"', b"[", b"{"}
-    return each * (len(prompts) if several else 1)
+    if prompt.count(b",") > MOST_PROMPTS and next(islice(_NEXT.finditer(prompt), MOST_PROMPTS, None), None):
+        raise _BadMemberError(shape.several, f"{shape.several!r} has more than {MOST_PROMPTS} parts.")
+    return each * len(_prompts.decode(prompt))

@@ -3,7 +3,8 @@
 Law: never more attempts than the route holds or the model allows; never past the deadline; a call's first retry is
 free, each further one takes from a budget that refills with the calls (10 %, and one a second: Finagle's scheme,
 halved), so that retries cannot multiply an outage. An API that a deployment does not have costs nothing to find out and
-is not counted. A deployment is asked again only where it said itself when to come back and nothing else is left.
+is not counted, up to `MOST_FREE`. A deployment is asked again only where it said itself when to come back and nothing
+else is left.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -17,6 +18,9 @@ from policies.rejections import Reason, Rejection
 PER_CALL = 0.1
 PER_SECOND = 1.0
 MOST = 100.0
+
+MOST_FREE = 8
+"""Attempts of a call that are not counted: kinds of engines are few, however many replicas there are of one."""
 
 LONGEST_WAIT = 60.0
 """Seconds of a Retry-After that are waited for: the window of most rate limits is a minute, and whoever is away for
@@ -75,7 +79,8 @@ def next_step(
     `remaining`: seconds until the call's deadline. `unpaid`: ids of those whose price cannot be set aside.
     """
     counted = [failure for _, failure in tried if failure.kind is not FailureKind.UNSUPPORTED]
-    if not tried[-1][1].meaning.elsewhere or remaining <= 0 or len(counted) >= route.model.routing.max_attempts:
+    attempts = max(len(counted), len(tried) - MOST_FREE)
+    if not tried[-1][1].meaning.elsewhere or remaining <= 0 or attempts >= route.model.routing.max_attempts:
         return GIVE_UP
     if [failure.kind for failure in counted].count(FailureKind.SERVER_ERROR) > 1:
         return GIVE_UP  # a 500 twice is the request's doing more often than the engines'

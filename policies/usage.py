@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from policies.domain import Usage
+from policies.halves import read
 
 MOST_CHOICES = 128
 """Choices of one answer whose own usage is kept apart; the OpenAI API allows no more."""
@@ -112,7 +113,7 @@ def timed_in(timings: bytes | Raw) -> Usage | None:
 def usage_of(answer: bytes) -> Usage | None:
     """Return the usage that a plain answer tells, or None. Raises ValueError where the answer is not whole JSON."""
     try:
-        told = _decode_answer(answer)
+        told = read(_decode_answer, answer)
     except _ERRORS as error:
         raise ValueError(f"the answer is not a whole JSON object: {error}") from error
     usage = None if told.usage is UNSET else told_in(told.usage)

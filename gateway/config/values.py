@@ -23,6 +23,7 @@ from gateway.config.reading import Read, Reading, nearest
 N = TypeVar("N", int, Decimal)
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_NUMBERS = re.compile(r"\d+(?:\.\d+){3}", re.ASCII)  # an address, or nothing
 _DATABASE = re.compile(r"/?[0-9]{0,5}")
 _NODES = re.compile(
     r"rediss?\+(?P<kind>sentinel|cluster)://([^@/?#]*@)?(?P<nodes>[^@/?#]*)(?P<path>/[^?#]*)?(\?[^#]*)?(?P<rest>.*)"
@@ -262,7 +263,7 @@ def _split(url: str) -> SplitResult:
 
 def _is_host(name: str) -> bool:
     """Say whether `name` is an IP address or looks like a host's name."""
-    if _HOST.fullmatch(name):
+    if _HOST.fullmatch(name) and not _NUMBERS.fullmatch(name):
         return True
     try:
         ip_address(name)

@@ -5,6 +5,7 @@ connections.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import httpx
@@ -25,6 +26,11 @@ async def ask(home: Home, url: str, within: float) -> Answered:
     """Return the answer to a GET of `url` at `home`. Raises httpx.HTTPError, and TimeoutError after so many seconds."""
     headers = [(name, value) for name, value in home.headers if name != b"content-type"]
     client = httpx.AsyncClient(transport=home.transport, trust_env=False)  # not closed: that would close the transport
+    return await asked(client, url, headers, within)
+
+
+async def asked(client: httpx.AsyncClient, url: str, headers: Sequence[tuple[bytes, bytes]], within: float) -> Answered:
+    """Return the answer to a GET of `url`, whoever it is that answers. Raises httpx.HTTPError and TimeoutError."""
     sooner = httpx.Timeout(within, connect=within / 2, pool=within / 2)  # to know what it was that took so long
     async with asyncio.timeout(within), client.stream("GET", url, headers=headers, timeout=sooner) as answer:
         body = bytearray()

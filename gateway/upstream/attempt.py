@@ -151,6 +151,7 @@ class Attempt:
         """Note a stream's first content: the prompt is out of the queue and its time is learned."""
         self.first_at = clock.monotonic()
         self.ticket.leave_queue()
+        self.ticket.live.breaker.begun(probe=self.ticket.probe)
         self.ticket.live.latency.observe_first(self.first_at, self.first_at - self.sent_at, self.ticket.ahead)
 
     def finished(self, completion_tokens: int) -> None:

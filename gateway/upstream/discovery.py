@@ -35,6 +35,9 @@ that is being written is not taken for a shorter one."""
 FIRST = 3.0
 """Seconds that a start waits for the first lookups."""
 
+MOST_TOLD = 8
+"""Replicas that came or went which the log names at once."""
+
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and a port to its addresses. Raises OSError and UnicodeError."""
 
@@ -153,7 +156,8 @@ class Discovery:
         for name in gone:
             self._fleet.leave(name, clock.monotonic() + self._lasting)
         self.replicas[family.name] = after
-        log.info("replicas", backend=family.name, come=[name for name in after if name not in before], gone=gone)
+        come = [name for name in after if name not in before]
+        log.info("replicas", backend=family.name, there=len(after), come=come[:MOST_TOLD], gone=gone[:MOST_TOLD])
         self._changed()
 
     def _tell(self, family: Backend, fault: str) -> None:
@@ -169,7 +173,7 @@ def _mark(source: Path) -> tuple[int, ...]:
         stat = source.stat()
     except OSError:
         return ()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino  # the second one changes with its permissions
 
 
 def _place(url: str) -> str:

@@ -9,6 +9,7 @@ import math
 import httpx
 import structlog
 
+from gateway import clock
 from gateway.config.settings import Backend
 from gateway.upstream.condition import Condition
 from gateway.upstream.transport import open_transport
@@ -23,10 +24,14 @@ from policies.latency import Latency
 log = structlog.get_logger("sluiceway.fleet")
 
 LACKS_SECONDS = 60.0
-"""How long an API that a deployment said it does not have is believed missing: engines restart with other flags."""
+"""How long an API that a deployment said it does not have is believed missing: engines restart with other flags. Where
+it has served within as many seconds, it is the call that it does not serve."""
 
 TELL_EVERY = 60.0
 """Seconds between two entries in the log of one kind of failure of one deployment; the metrics count them all."""
+
+
+_ON: tuple[float, str] = (-math.inf, "")
 
 
 class Live:
@@ -43,8 +48,9 @@ class Live:
         self.latency = Latency(dialect.priors)
         self.breaker = Breaker()
         self.freeze = Freeze(dialect.freeze)
-        self._off: tuple[float, str] = (-math.inf, "")
+        self._off = _ON
         self._lacks: dict[API, float] = {}
+        self._served_at: dict[API, float] = {}
         self._told_at: dict[FailureKind, float] = {}
 
     def snapshot(self, deployment: Deployment, now: float) -> Snapshot:
@@ -71,7 +77,10 @@ class Live:
     def answered(self, api: API) -> None:
         """Note that an attempt went well."""
         self.freeze.answered()
+        if self._off[0] != math.inf:
+            self._off = _ON
         self._lacks.pop(api, None)
+        self._served_at[api] = clock.monotonic()
         before = self.breaker.state
         self.breaker.succeeded()
         if before is not State.CLOSED:
@@ -80,7 +89,8 @@ class Live:
     def failed(self, failure: Failure, api: API, now: float, *, probe: bool, request_id: str = "") -> None:
         """Note how an attempt failed and draw the consequences that its meaning has; `probe`: the breaker's."""
         meaning = failure.meaning
-        if meaning.elsewhere and now - self._told_at.get(failure.kind, -math.inf) >= TELL_EVERY:
+        tells = meaning.elsewhere and now - self._told_at.get(failure.kind, -math.inf) >= TELL_EVERY
+        if tells:
             self._told_at[failure.kind] = now
             log.warning(
                 "an attempt failed",
@@ -92,21 +102,28 @@ class Live:
         if failure.kind is FailureKind.CONNECT:
             self.condition.unreached()
         self.freeze.failed(failure, now)
-        if failure.kind is FailureKind.UNSUPPORTED:
+        if failure.kind is FailureKind.UNSUPPORTED and now - self._served_at.get(api, -math.inf) >= LACKS_SECONDS:
             self._lacks[api] = now + LACKS_SECONDS
         if meaning.switches_off:
-            until = math.inf if failure.status == 410 else now + meaning.switches_off
-            self._off = max(self._off, (until, failure.detail))
-            log.error(
-                "refused by the upstream: are its credential and its model name right?",
-                deployment=self.name,
-                kind=failure.kind.value,
-                detail=failure.detail,
-            )
+            self._switch_off(failure, now, tells=tells)
         if not failure.ejects:
             self.breaker.abandoned(probe=probe)
         elif not meaning.on_proof:
             self.convicted(failure, now, probe=probe)
+
+    def _switch_off(self, failure: Failure, now: float, *, tells: bool) -> None:
+        """Keep the deployment out, for good where its model is gone."""
+        gone = failure.status == 410
+        self._off = max(self._off, (math.inf if gone else now + failure.meaning.switches_off, failure.detail))
+        if tells:
+            log.error(
+                "its model is gone for good: no call is sent there until a restart"
+                if gone
+                else "refused by the upstream: are its URL, its credential and its model name right?",
+                deployment=self.name,
+                kind=failure.kind.value,
+                detail=failure.detail,
+            )
 
     def convicted(self, failure: Failure, now: float, *, probe: bool) -> None:
         """Note that a failure speaks against this deployment."""
@@ -217,6 +234,7 @@ class Fleet:
         for live in self._live.values():
             if live.condition is home.condition:
                 live.breaker.due(now)
+                live.freeze.back()
 
     def _forget(self, home: Home | None) -> None:
         """Forget what was learned of a backend's models."""

@@ -3,12 +3,14 @@
 Law: only free questions are asked; an answer that carries `x-sluiceway-config` comes from a gateway, never a backend.
 """
 
+import json
+
 import httpx
 from msgspec import Struct
 
 from gateway.config.settings import Backend
 from gateway.http import cold_client
-from gateway.upstream.asking import ask
+from gateway.upstream.asking import ask, asked
 from gateway.upstream.fleet import Home
 from policies.probing import read_models
 
@@ -16,6 +18,11 @@ OURS = "x-sluiceway-config"
 
 PATIENCE = 10.0
 """Seconds that a backend gets to list its models."""
+
+WITHIN = 2.0
+"""Seconds that whoever listens on a local port gets for each question: an engine answers in milliseconds."""
+
+_PLAIN = ((b"accept-encoding", b"identity"),)
 
 USUAL_PORTS = (8000, 30000, 8080, 8081, 1234)
 """Where vLLM, SGLang, llama.cpp, a second engine and LM Studio listen unless told otherwise."""
@@ -61,21 +68,23 @@ async def engine_at(port: int) -> Backend | None:
     root = f"http://127.0.0.1:{port}"
     try:
         async with cold_client() as client:
-            first = await client.get(f"{root}/v1/models")
-            if OURS in first.headers or first.status_code in {404, 405}:
+            first = await asked(client, f"{root}/v1/models", _PLAIN, WITHIN)
+            if OURS in first.headers or first.status in {404, 405}:
                 return None
             for path, member, kind in _TELLS:
-                answer = await client.get(root + path)
-                if answer.status_code == 200 and _has(answer, member):
+                answer = await asked(client, root + path, _PLAIN, WITHIN)
+                if answer.status == 200 and _has(answer.body, member):
                     return Backend(f"{kind}-{port}", kind, f"{root}/v1")
-    except httpx.HTTPError:
+    except (httpx.HTTPError, TimeoutError):
         return None
-    return Backend(f"transformers-{port}", "transformers", f"{root}/v1") if first.status_code == 200 else None
+    if first.status != 200 or read_models(first.body) is None:  # a web server that answers whatever it is asked
+        return None
+    return Backend(f"transformers-{port}", "transformers", f"{root}/v1")
 
 
-def _has(answer: httpx.Response, member: str) -> bool:
+def _has(body: bytes, member: str) -> bool:
     try:
-        told = answer.json()
-    except ValueError:
+        told = json.loads(body)
+    except (ValueError, RecursionError):
         return False
     return isinstance(told, dict) and member in told

@@ -9,8 +9,11 @@ import asyncio
 import errno
 import math
 import os
+import socket
 import ssl
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from ipaddress import ip_address
 from socket import gaierror
 
 import httpx
@@ -38,6 +41,7 @@ class Pool:
         self.open = 0
         self._host = host
         self._address = address or host
+        self._named = not _is_literal(self._address)
         self._port = port
         self._tls = tls
         self._most = math.inf if most is None else most
@@ -130,10 +134,7 @@ class Pool:
 
         try:
             async with asyncio.timeout(within):
-                name = self._host if self._tls is not None else None
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    make, self._address, self._port, ssl=self._tls, server_hostname=name
-                )
+                connection = await self._dial(make)
         except BaseException as error:
             for connection in made:  # it may be there in the very moment in which the caller left
                 connection.abort()
@@ -146,6 +147,27 @@ class Pool:
                 raise httpx.ConnectError(str(error)) from error
             raise
         return connection
+
+    async def _dial(self, make: Callable[[], Connection]) -> Connection:
+        """Return a connection to the first address that takes one. Raises OSError and UnicodeError.
+
+        A name is looked up here: a lookup inside uvloop's own connecting outlives whoever gives it up, and then logs.
+        """
+        loop = asyncio.get_running_loop()
+        name = self._host if self._tls is not None else None
+        places = await self._look_up() if self._named else [self._address]
+        trouble = OSError(f"{self._address} has no address")
+        for place in places:
+            try:
+                return (await loop.create_connection(make, place, self._port, ssl=self._tls, server_hostname=name))[1]
+            except OSError as error:
+                trouble = error
+        raise trouble
+
+    async def _look_up(self) -> list[str]:
+        """Return the addresses of the host's name, each once. Raises OSError and UnicodeError."""
+        found = await asyncio.get_running_loop().getaddrinfo(self._address, self._port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     def _drop(self, connection: Connection) -> None:
         self.open -= 1
@@ -160,6 +182,14 @@ class Pool:
         if self._idle:
             wait = KEEP_ALIVE - (now - self._idle[0][0])
             self._expiry = asyncio.get_running_loop().call_later(wait, self._expire)
+
+
+def _is_literal(address: str) -> bool:
+    try:
+        ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _ours(error: OSError) -> bool:

@@ -44,7 +44,9 @@ async def probe(home: Home, *, thorough: bool) -> Finding:
     if isinstance(answer, Trouble) or trouble is not None:
         return Finding(trouble)
     load, told = Load(), None
-    with suppress(TimeoutError):  # what it does not tell in time is unknown; llama.cpp tells no load during a prefill
+    with suppress(
+        TimeoutError, httpx.PoolTimeout
+    ):  # what it does not tell in time is unknown; llama.cpp tells no load during a prefill
         async with asyncio.timeout(PATIENCE):
             if thorough:
                 told = await _told(home, answer.body if dialect.health is None else await _page(home, listing))
@@ -95,13 +97,12 @@ class Probes:
             try:
                 async with self._places:
                     finding = await probe(home, thorough=thorough)
+                described_at = now if finding.told is not None else described_at
+                self.found(home, finding)
             except httpx.PoolTimeout:
                 pass  # calls hold every connection that we may have there, which says nothing against it
             except Exception:
                 log.exception("a probe broke; it is tried again", backend=home.backend.name)
-            else:
-                described_at = now if finding.told is not None else described_at
-                self.found(home, finding)
             wait = min(pause, AGAIN) if condition.failures else pause
             await asyncio.sleep(wait * clock.dice.uniform(1 - JITTER, 1 + JITTER))
 
@@ -115,7 +116,8 @@ class Probes:
         if condition.down is not None:
             condition.unreached()
             if condition.down != before:
-                log.warning("down", backend=home.backend.name, why=condition.down)
+                asked = home.dialect.health or "its list of models"
+                log.warning("down", backend=home.backend.name, why=condition.down, asked=asked)
         elif before is not None:
             log.info("up again: the next call finds out", backend=home.backend.name)
             self._fleet.back(home, clock.monotonic())

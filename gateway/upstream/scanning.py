@@ -146,7 +146,13 @@ class Scanning:
     async def _keep_sweeping(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
-            for name in await self._fleet.sweep(clock.monotonic()):
-                self._listings.pop(name, None)
-                self._silent.pop(name, None)
-                self._forget(name)
+            try:
+                await self._sweep()
+            except Exception:
+                log.exception("what has left could not be swept out; it is tried again")
+
+    async def _sweep(self) -> None:
+        for name in await self._fleet.sweep(clock.monotonic()):
+            self._listings.pop(name, None)
+            self._silent.pop(name, None)
+            self._forget(name)

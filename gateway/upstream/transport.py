@@ -8,6 +8,7 @@ that is an idle connection's end crossing our request, which nobody has then rea
 Whatever a transport raises becomes one `Failure` here and nowhere else, most specific first.
 """
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -226,12 +227,12 @@ class StockTransport(httpx.AsyncHTTPTransport):
             if event.endswith("send_request_headers.started"):
                 written()
 
-        extensions = {"timeout": _TIMEOUTS, "trace": trace}
+        extensions = {"timeout": _timeouts(), "trace": trace}
         return await self._ask(httpx.Request("POST", url, headers=headers, content=body, extensions=extensions))
 
     async def get(self, url: httpx.URL, headers: Headers) -> Answer:
         """Do as `PooledTransport.get` does."""
-        return await self._ask(httpx.Request("GET", url, headers=headers, extensions={"timeout": _TIMEOUTS}))
+        return await self._ask(httpx.Request("GET", url, headers=headers, extensions={"timeout": _timeouts()}))
 
     async def _ask(self, request: httpx.Request) -> Answer:
         try:
@@ -252,8 +253,9 @@ class StockTransport(httpx.AsyncHTTPTransport):
             clock.spawn(_quietly(connection), "close-upstream")
 
 
-_TIMEOUTS = {"connect": CONNECT, "read": None, "write": None, "pool": CONNECT}
-"""Of a call by stock httpx; its other waits are the attempt's."""
+def _timeouts() -> dict[str, float | None]:
+    """Return those of a call by stock httpx; its other waits are the attempt's."""
+    return {"connect": CONNECT, "read": None, "write": None, "pool": CONNECT}
 
 
 class _StockAnswer:
@@ -271,8 +273,11 @@ class _StockAnswer:
 
     async def read(self) -> bytes | None:
         part = await anext(self._parts, None)
-        if part is None:
-            self.close()  # awaited here, a cancellation would lose its connection
+        if part is None and self._stream is not None:
+            stream, self._stream = self._stream, None
+            await asyncio.shield(
+                clock.spawn(_quietly(stream), "close-upstream")
+            )  # cancelled, it would lose its connection
         return part
 
     def close(self) -> None:

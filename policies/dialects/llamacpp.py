@@ -2,8 +2,8 @@
 
 Sources: the server itself (b11549), tools/server/server-chat.cpp. `reasoning_effort` goes to the chat template, where
 `none` turns thinking off (llama.cpp 26045). /tokenize calls the text `content` and answers anything else with no tokens
-at all, `messages` too. A last message of the assistant's is continued, and repeated. Older ones tell the share of the
-KV cache in use.
+at all, `messages` too. A last message of the assistant's is continued; a plain answer repeats it, a stream does not.
+Older ones tell the share of the KV cache in use.
 """
 
 from policies.dialects.dialect import ALL_APIS, Dialect, Priors, Scrape

@@ -21,7 +21,7 @@ _CONTENT = ("content", "reasoning", "reasoning_content", "refusal", "tool_calls"
 class _Choice(Struct):
     index: int | None = None
     delta: dict[str, Raw] | None = None
-    text: str | None = None
+    text: Raw | UnsetType = UNSET
     finish_reason: str | None = None
 
 
@@ -121,8 +121,33 @@ class ChatTap(Tap):
         return True
 
 
+class ChoicesTap(ChatTap):
+    """Watches a stream of several choices: `finished` once each that was seen to begin has told why it ends.
+
+    Every event is decoded, as any may be the first of its choice.
+    """
+
+    def __init__(self, *, withhold_usage: bool) -> None:
+        super().__init__(withhold_usage=withhold_usage)
+        self._begun: set[int | None] = set()
+        self._ended: set[int | None] = set()
+
+    @staticmethod
+    def _matters(text: bytes) -> bool:  # noqa: ARG004 - each does
+        return True
+
+    def _note(self, data: bytes) -> bool:
+        passes = super()._note(data)
+        for choice in _decode(data).choices or ():
+            self._begun.add(choice.index)
+            if choice.finish_reason:
+                self._ended.add(choice.index)
+        self.finished = bool(self._ended) and self._begun == self._ended
+        return passes
+
+
 def _has_content(choice: _Choice) -> bool:
-    if choice.text:
+    if says_something(choice.text):
         return True
     delta = choice.delta or {}
     return any(name in delta and says_something(delta[name]) for name in _CONTENT)

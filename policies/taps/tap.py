@@ -11,6 +11,7 @@ from msgspec import Raw, UnsetType
 
 from policies import sse
 from policies.domain import Usage
+from policies.halves import read
 from policies.sse import EventTooLargeError, Splitter, data_of, named_error
 
 _ODD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -114,7 +115,7 @@ class Tap:
                 self.error_shown = True
                 return True
         try:
-            return self._note(data)
+            return read(self._note, data)
         except _ODD:
             self.malformed += 1
             return not failed
@@ -142,6 +143,6 @@ def _whole(event: bytes) -> bool:
     """Say whether the data of an unfinished event is all here: `[DONE]`, or JSON."""
     data = data_of(event).strip()
     try:
-        return data == b"[DONE]" or isinstance(msgspec.json.decode(data), dict)
+        return data == b"[DONE]" or isinstance(read(msgspec.json.decode, data), dict)
     except _ODD:
         return False

@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 import httpx
@@ -5,10 +6,11 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.config.settings import Telemetry
+from policies.breaker import State
 from policies.domain import RoutingTerms
-from tests.gateway.harness import ASK, running, settings
+from tests.gateway.harness import ASK, eventually, running, settings
 from tests.parts.otlp import OtlpReceiver
-from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, delta, event, sse, usage
+from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, Until, delta, event, sse, usage
 
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
@@ -296,3 +298,44 @@ async def test_what_was_changed_of_a_wish_is_told_with_the_answer(tmp_path, firs
     assert answer.headers["x-sluiceway-changed"] == "reasoning_effort: medium -> high"
     assert json.loads(first.requests[0].body)["reasoning_effort"] == "high"
     assert "x-sluiceway-changed" not in usual.headers
+
+
+async def test_a_refusal_that_nobody_waited_for_costs_nothing(gateway, first):
+    """The upstream did not work, whether its words came or not."""
+    first.enqueue([Status(500, {"content-length": "9"}), Hang()])
+
+    with pytest.raises(httpx.ReadTimeout):
+        await gateway.client.post("/v1/chat/completions", json=ASK, timeout=0.5)
+
+    await eventually(lambda: not gateway.services.intake.open_calls)
+    assert [(row.requests, row.prompt_tokens, row.completion_tokens) for row in await gateway.usage()] == [(1, 0, 0)]
+
+
+async def test_a_deployment_is_judged_as_soon_as_another_serves_its_call(gateway, first, second):
+    """Not when that answer ends, minutes later: until then it would get every call, or no probe."""
+    ends = asyncio.Event()
+    first.enqueue(says(500))
+    second.enqueue([*sse("one", end=False), Until(ends), *sse()[2:]])
+    breaker = gateway.services.fleet.live(gateway.services.catalog.models[0].deployments[0]).breaker
+
+    async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+        lines = answer.aiter_lines()
+        while "one" not in await anext(lines):
+            pass
+        assert breaker._failures == 1
+        ends.set()
+        assert "data: [DONE]" in [line async for line in lines]
+    assert breaker._failures == 1
+
+
+async def test_a_probe_that_only_its_own_call_may_have_failed_is_owed_again(gateway, first, second):
+    """Nobody served the call, so that nothing was learned; the next call may be the probe."""
+    first.enqueue(says(500))
+    second.enqueue(says(500))
+    breaker = gateway.services.fleet.live(gateway.services.catalog.models[0].deployments[0]).breaker
+    breaker.state = State.OPEN
+
+    assert (await gateway.ask()).status_code == 502
+    assert (breaker.state, breaker._failures) == (State.OPEN, 0)
+    assert (await gateway.ask()).headers["x-sluiceway-backend"] == "a"
+    assert breaker.state is State.CLOSED

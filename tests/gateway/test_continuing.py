@@ -1,11 +1,28 @@
+import asyncio
 import json
 
+import httpx
 import msgspec
 import pytest
 
+from gateway.relay import BUFFERED
 from policies.continuation import INSTRUCTION
-from tests.gateway.harness import running
-from tests.parts.scripted import Close, ScriptedServer, delta, error, event, sse, usage
+from policies.domain import Deadlines
+from tests.gateway.harness import ASK, eventually, running
+from tests.parts.scripted import (
+    Bytes,
+    Close,
+    Hang,
+    Pause,
+    ScriptedServer,
+    Status,
+    delta,
+    error,
+    event,
+    plain,
+    sse,
+    usage,
+)
 
 TEXT = "The quick brown fox jumps over the lazy dog and sleeps in the sun for an hour or so."
 WORDS = [word + " " for word in TEXT.split()]
@@ -17,11 +34,12 @@ async def engines():
         yield first, second, third
 
 
-def continuing(gateway):
+def continuing(gateway, **changes):
     """Have the model's streams continued."""
     catalog = gateway.services.catalog
     (model,) = catalog.models
-    gateway.services.catalog = type(catalog)([msgspec.structs.replace(model, on_stream_failure="continue")])
+    changed = msgspec.structs.replace(model, on_stream_failure="continue", **changes)
+    gateway.services.catalog = type(catalog)([changed])
 
 
 async def read(gateway, **members):
@@ -124,6 +142,18 @@ async def test_who_fails_before_a_word_is_passed_over(tmp_path, engines):
         assert (await read(gateway))[::2] == ("".join(WORDS), True)
 
 
+async def test_a_refusal_of_what_we_added_is_passed_over(tmp_path, engines):
+    """Engines refuse a last message that is not the user's; that message is ours."""
+    first, second, third = engines
+    first.enqueue(broken(WORDS[:5]))
+    second.enqueue(error(400, "the last message must be the user's"))
+    third.enqueue(sse(*WORDS[5:]))
+    async with running(tmp_path, {"a": first, "b": second, "c": third}) as gateway:
+        continuing(gateway)
+        assert (await read(gateway))[::2] == ("".join(WORDS), True)
+        assert not gateway.services.fleet._live["b/scripted"]._lacks
+
+
 @pytest.mark.parametrize("second", [error(503), error(400, "the last message must be the user's")])
 async def test_with_nobody_to_go_on_the_caller_is_told(tmp_path, engines, second):
     """In-band, without a clean end, and charged what it saw."""
@@ -182,3 +212,108 @@ async def test_only_what_is_left_of_the_callers_bound_is_asked_for(tmp_path, eng
         continuing(gateway)
         await read(gateway, max_tokens=8)
     assert json.loads(second.calls[0].request.body)["max_tokens"] == 3
+
+
+async def test_what_does_not_fit_is_neither_read_nor_paid(tmp_path, engines):
+    """Whoever began anew and said something else has shown nothing of it."""
+    first, second, third = engines
+    first.enqueue(broken(WORDS[:12]))
+    second.enqueue(sse(*WORDS[:11], "other ", "words ", "than ", "before "))
+    third.enqueue(sse(*WORDS[12:], told=usage(20, 5)))
+    async with running(tmp_path, {"a": first, "b": second, "c": third}) as gateway:
+        continuing(gateway)
+        words, _, done = await read(gateway)
+        booked = await gateway.usage()
+    assert (words, done) == ("".join(WORDS), True)
+    assert [row.completion_tokens for row in booked] == [17]
+
+
+@pytest.mark.parametrize("second", [plain("on"), [*sse(end=False), event({"error": {"message": "no"}})]])
+async def test_an_answer_that_is_no_stream_or_begins_with_an_error_is_passed_over(tmp_path, engines, second):
+    """The caller has half a stream, and gets the other half."""
+    first, other, third = engines
+    first.enqueue(broken(WORDS[:5]))
+    other.enqueue(second)
+    third.enqueue(sse(*WORDS[5:]))
+    async with running(tmp_path, {"a": first, "b": other, "c": third}) as gateway:
+        continuing(gateway)
+        assert (await read(gateway))[::2] == ("".join(WORDS), True)
+
+
+async def test_a_long_answer_that_is_no_stream_is_not_gone_on_with(tmp_path, engines):
+    """Events would stand in the middle of its JSON."""
+    first, second, _ = engines
+    head = Status(200, {"content-type": "application/json"})
+    first.enqueue([head, Bytes(b'{"choices":[{"message":{"content":"' + b"x" * BUFFERED), Bytes(b"yy"), Close()])
+    async with running(tmp_path, {"a": first, "b": second}) as gateway:
+        continuing(gateway)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await gateway.ask(stream=True)
+        assert second.calls == []
+
+
+async def test_half_a_character_is_told_and_nothing_stays_taken(tmp_path, engines):
+    """No prompt can hold it."""
+    first, second, _ = engines
+    first.enqueue([*sse("a ", "\ud83d", end=False), Close()])
+    async with running(tmp_path, {"a": first, "b": second}) as gateway:
+        continuing(gateway)
+        _, others, done = await read(gateway)
+        assert all(not live.in_flight for live in gateway.services.fleet._live.values())
+    assert (done, others[-1]["error"]["code"]) == (False, "upstream_failed")
+
+
+async def test_a_body_with_bytes_that_are_no_text_is_served(tmp_path, engines):
+    """Whatever it says: engines judge it, and the gateway does not fall over it."""
+    first, _, _ = engines
+    first.enqueue(sse("a"))
+    body = json.dumps(ASK | {"stream": True}).encode()[:-1] + b',"response_format":"\xff"}'
+    async with running(tmp_path, {"a": first}) as gateway:
+        continuing(gateway)
+        answer = await gateway.client.post("/v1/chat/completions", content=body)
+        assert answer.status_code == 200
+        assert not gateway.services.fleet._live["a/scripted"].in_flight
+
+
+async def test_a_caller_is_kept_alive_while_nobody_goes_on_yet(tmp_path, engines):
+    """As before the first content: a comment now and then, and none once somebody speaks."""
+    first, second, _ = engines
+    first.enqueue(broken(WORDS[:5]))
+    second.enqueue([Pause(0.3), *sse(*WORDS[5:])])
+    async with running(tmp_path, {"a": first, "b": second}) as gateway:
+        continuing(gateway, deadlines=Deadlines(keep_alive=0.05))
+        text = (await gateway.ask(stream=True)).text
+    assert text.count(": keep-alive\n\n") >= 2
+    assert text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["the caller leaves", "the gateway stops"])
+@pytest.mark.parametrize("where", ["seam", "wait"])
+async def test_a_call_that_ends_at_a_seam_is_booked_as_seen(tmp_path, engines, where, leaves, monkeypatch):
+    """While another one is asked, or while the only one left is waited for; nothing stays open or taken."""
+    monkeypatch.setattr("gateway.server.GRACE", 1)
+    first, second, _ = engines
+    first.enqueue(broken(WORDS[:5]))
+    second.enqueue([*sse(end=False), Hang()] if where == "seam" else error(429, retry_after="20"))
+    async with running(tmp_path, {"a": first, "b": second}) as gateway:
+        continuing(gateway)
+        call = gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True})
+        async with call as answer:
+            lines = answer.aiter_lines()
+            async for line in lines:
+                if "jumps" in line or "fox" in line:
+                    break
+            await eventually(lambda: second.calls)
+            await asyncio.sleep(0)
+            if not leaves:
+                stopping = asyncio.ensure_future(gateway.running.stop())
+                rest = [line async for line in lines]
+                assert "[DONE]" not in "".join(rest)
+                assert "error" in "".join(rest)
+                await stopping
+        if leaves:
+            assert await eventually(lambda: not gateway.services.intake.open_calls)
+            booked = await gateway.usage()
+            assert [(row.requests, row.completion_tokens) for row in booked] == [(1, 5)]
+        assert gateway.gateway.ledger.open_reservations == 0
+        assert all(not live.in_flight for live in gateway.services.fleet._live.values())

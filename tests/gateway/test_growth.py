@@ -172,3 +172,29 @@ async def test_a_dearer_deployment_that_cannot_be_paid_says_why(answer, reason):
     assert await call.growing.covers(HOSTED) == reason
     assert await call.growing.covers(HOSTED) is None
     assert call.books.grown[0] == call.books.grown[1]
+
+
+async def test_a_growth_that_outlives_its_stream_is_watched_for_in_the_next_one():
+    """The next deployment goes on from as many tokens as were counted when it was asked for."""
+    call = Call()
+    call.books.open.clear()
+    assert call.growing.outgrown(1001, None) is None
+    await asyncio.sleep(0)
+
+    call.growing.watch(ONE, 1001)
+    call.books.open.set()
+    await eventually(lambda: call.growing.at == 1500 - 1001 + 1)
+
+
+async def test_only_one_growth_is_under_way_whoever_serves():
+    """The next deployment's stream does not ask beside one that is not answered yet."""
+    call = Call()
+    call.books.open.clear()
+    assert call.growing.outgrown(1001, None) is None
+    await asyncio.sleep(0)
+
+    call.growing.watch(ONE, 1001)
+    assert call.growing.at == NEVER
+    call.books.open.set()
+    await eventually(lambda: call.growing.at != NEVER)
+    assert len(call.books.grown) == 1

@@ -1,6 +1,6 @@
 import pytest
 
-from policies.breaker import FIRST_PAUSE, LONGEST_PAUSE, THRESHOLD, Breaker, State
+from policies.breaker import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PROBE, THRESHOLD, Breaker, State
 
 
 def opened(now=0.0):
@@ -35,9 +35,46 @@ def test_half_open_lets_exactly_one_call_through():
     breaker.sent(FIRST_PAUSE)
 
     assert breaker.state is State.HALF_OPEN
-    assert not breaker.passes(FIRST_PAUSE + 100)
+    assert not breaker.passes(FIRST_PAUSE + 20)
     breaker.succeeded()
-    assert breaker.passes(FIRST_PAUSE + 100)
+    assert breaker.passes(FIRST_PAUSE + 20)
+
+
+def test_a_long_call_as_the_probe_keeps_nobody_out_for_long():
+    """An answer of ten minutes would else keep a deployment that is well again out for as long."""
+    breaker = opened()
+    assert breaker.sent(FIRST_PAUSE)
+    assert not breaker.passes(FIRST_PAUSE + LONGEST_PROBE - 0.01)
+
+    assert breaker.sent(FIRST_PAUSE + LONGEST_PROBE)
+    assert not breaker.sent(FIRST_PAUSE + LONGEST_PROBE)
+
+
+def test_a_probe_whose_answer_has_begun_lets_the_next_one_follow():
+    """That is no proof yet: an answer that then breaks off begins the next pause, and one that ends well closes."""
+    for well in (True, False):
+        breaker = opened()
+        breaker.sent(FIRST_PAUSE)
+        breaker.begun(probe=True)
+        assert breaker.state is State.OPEN
+        assert breaker.passes(FIRST_PAUSE)
+        if well:
+            breaker.succeeded()
+            assert breaker.state is State.CLOSED
+        else:
+            breaker.failed(FIRST_PAUSE + 1, probe=True)
+            assert not breaker.passes(FIRST_PAUSE + 1)
+            breaker.failed(FIRST_PAUSE + 2, probe=True)  # of the same opening
+            assert breaker.passes(FIRST_PAUSE + 1 + 2 * FIRST_PAUSE)
+
+
+def test_an_answer_that_begins_elsewhere_in_time_is_no_probes():
+    """Of a call that was sent before the breaker opened."""
+    breaker = opened()
+    breaker.sent(FIRST_PAUSE)
+    breaker.begun(probe=False)
+
+    assert breaker.state is State.HALF_OPEN
 
 
 def test_a_failed_probe_doubles_the_pause():

@@ -8,6 +8,7 @@ from policies.continuation import (
     ANEW,
     INSTRUCTION,
     LEAST,
+    LONGEST,
     Seam,
     SeamError,
     Transcript,
@@ -54,9 +55,9 @@ def stream(*words, usage=None):
 def joined(seam, events):
     """Return what a caller reads of the continuation: its words, and the rest of the events."""
     out = b"".join(seam.mend(event) for event in events)
-    transcript = Transcript()
-    transcript.take(out)
-    return transcript.text, out
+    told = [json.loads(event[6:]) for event in out.split(b"\n\n") if event and event != DONE.strip()]
+    choices = [choice for event in told for choice in event.get("choices", ())]
+    return "".join(choice["delta"].get("content") or "" for choice in choices), out
 
 
 @pytest.mark.parametrize(
@@ -215,3 +216,92 @@ def test_an_upstreams_own_error_is_not_passed_on():
     word = chunk(content='an "error"')
     assert without_errors(word + error + named) == word
     assert without_errors(word) == word
+
+
+def test_what_is_not_what_its_api_has_is_not_continued():
+    """An engine may read leniently; nothing can be added to a prompt that is no text, or to messages that are no list.
+
+    Nor is a text that is no UTF-8.
+    """
+    for api, body in (
+        ("chat", b'{"model":"m","messages":{"a":1}}'),
+        ("chat", b'{"model":"m","messages":"a"}'),
+        ("chat", b'{"model":"m","messages":[],"response_format":"\xff"}'),
+        ("completions", b'{"model":"m","prompt":"\xff"}'),
+    ):
+        asked = read(api, body)
+        assert isinstance(asked, InferenceRequest)
+        assert not continuable(asked), body
+
+
+def test_half_a_character_is_not_continued():
+    """Engines may cut a pair of surrogates between two events; the caller joins them, and no UTF-8 has one alone."""
+    transcript = Transcript()
+    transcript.take(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+    transcript.take(b'data: {"choices":[{"delta":{"content":"\\ud83d"}}]}\n\n')
+    assert not transcript.whole
+    assert joined(Seam("a", 1, exact=True), stream("\ud83d", "\ude00"))[0] == "\ud83d\ude00"
+
+
+def test_what_is_not_whole_keeps_nothing():
+    """A stream of tool calls may be long, and nobody will go on from it."""
+    transcript = Transcript()
+    transcript.take(chunk(content="abc"))
+    transcript.take(chunk(tool_calls=[{"index": 0}]))
+    transcript.take(chunk(content="abc"))
+    assert (transcript.text, transcript.whole) == ("", False)
+
+
+@pytest.mark.parametrize("said", ["many", [1], 1e400, -5, None])
+def test_an_odd_usage_of_a_continuation_breaks_nothing(said):
+    """Told is told, but what is no usage is an oddity and no failure."""
+    event = b'data: {"choices":[],"usage":{"prompt_tokens":%b}}\n\n' % json.dumps(said).encode()
+    assert Seam("abc", 1, exact=True).mend(event).startswith(b"data: {")
+    assert Seam("abc", 9, exact=True).mend(tally({"prompt_tokens": 9, "cache_read_input_tokens": 9}))
+
+
+def test_no_more_of_the_prompt_was_cached_than_it_had():
+    """What came before may have been cached too, and is no prompt any more."""
+    usage = {"prompt_tokens": 50, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 48}}
+    out = Seam("abc", 40, exact=True).mend(tally(usage))
+    assert json.loads(out.removeprefix(b"data: "))["usage"]["prompt_tokens_details"] == {"cached_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    "event", [chunk(content=[{"type": "text", "text": "on"}]), b'data: {"choices":[{"delta":"x"}]}\n\n']
+)
+def test_a_continuation_that_speaks_otherwise_is_a_failure(event):
+    """Words that were dropped for their shape would be missing from an answer that looks whole."""
+    with pytest.raises(SeamError):
+        Seam("go ", 1, exact=True).mend(event)
+
+
+def test_a_seam_that_does_not_fit_has_shown_nothing():
+    """So that nobody pays for it."""
+    seam = Seam(TEXT, 9, exact=False)
+    with pytest.raises(SeamError):
+        joined(seam, stream(TEXT[: ANEW + 5] + "something else altogether"))
+    assert seam.open
+
+
+@pytest.mark.parametrize(("before", "again"), [("\n\n" + TEXT[:70], TEXT), (TEXT[:70], " " + TEXT)])
+def test_an_answer_that_begins_anew_may_begin_with_other_space(before, again):
+    """Templates and engines differ in it."""
+    assert joined(Seam(before, 9, exact=False), stream(*again))[0] == TEXT[70:]
+
+
+def test_only_so_long_a_repetition_is_looked_for():
+    """Two megabytes of each would take hours."""
+    text = "ab " * LONGEST
+    assert joined(Seam(text, 9, exact=False), stream("ba " * LONGEST * 50))[0] == "ba " * LONGEST * 50
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b"\r\r", b"\n\n"])
+def test_an_error_is_left_out_whatever_the_line_ends(end):
+    """An event of its own, wherever its name stands."""
+    word, stop = chunk(content="a").strip(), b": ping"
+    for error in (b'data: {"error": {"message": "died"}}', b'data: {"error": 1}', b"id: 1\nevent:error\ndata: x"):
+        out = without_errors(
+            b"".join(event.replace(b"\n", end[: len(end) // 2]) + end for event in (word, error, stop))
+        )
+        assert [event for event in out.split(b"\n\n") if event] == [word, stop]

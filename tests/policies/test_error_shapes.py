@@ -95,3 +95,21 @@ def test_an_upstreams_error_object_is_kept_as_it_is():
 
     assert error_shapes.said(400, json.dumps({"error": own}).encode()) == own
     assert error_shapes.said(400, b'{"type":"error","error":{"type":"x","message":"m"}}')["message"] == "m"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        rb'{"error":{"message":"a \ud83d b"}}',
+        rb'{"message":"a \ud83d b"}',
+        b'{"error":{"message":"a","code":99999999999999999999999}}',
+        b'{"error":{"message":"a","more":' + b"[" * 500 + b"]" * 500 + b"}}",
+    ],
+)
+def test_whatever_an_upstream_says_can_be_told(answer):
+    """Half a character, a number beyond all bounds: an upstream quotes what its caller sent."""
+    said = error_shapes.said(400, answer)
+
+    for api in ("chat", "messages", "responses"):
+        assert json.loads(error_shapes.body(api, 400, said, "req_1"))["error"]["message"].startswith("a")
+        assert error_shapes.event(api, 400, said, "req_1").endswith(b"\n\n")

@@ -1,8 +1,19 @@
 import json
+import time
 
 import pytest
 
-from policies.failures import MEANINGS, Failure, FailureKind, Meaning, classify, in_stream, of_nothing, says_nothing
+from policies.failures import (
+    MEANINGS,
+    Failure,
+    FailureKind,
+    Meaning,
+    classify,
+    in_stream,
+    of_nothing,
+    says_nothing,
+)
+from policies.said import WORDS
 
 OVERFLOW = FailureKind.CONTEXT_OVERFLOW
 
@@ -39,6 +50,11 @@ def sglang(message, code):
         (529, b"", FailureKind.UNAVAILABLE),
         (400, b'{"detail":"DEGRADED function cannot be invoked"}', FailureKind.UNAVAILABLE),
         (400, openai("The model does not support Embeddings API"), FailureKind.UNSUPPORTED),
+        (400, b"{\"detail\":\"Server is pinned to 'a'; requested 'b'.\"}", FailureKind.MODEL_GONE),
+        (400, b'{"object":"error","message":"Invalid model: x","type":"invalid_model"}', FailureKind.MODEL_GONE),
+        (400, openai("Model Not Exist"), FailureKind.MODEL_GONE),
+        (400, openai("This model does not appear to be an embedding model by default."), FailureKind.UNSUPPORTED),
+        (400, b'{"detail":"Function id \'a-1\': DEGRADED function cannot be invoked"}', FailureKind.UNAVAILABLE),
     ],
 )
 def test_an_answer_has_one_meaning(status, body, kind):
@@ -51,6 +67,13 @@ def test_an_answer_has_one_meaning(status, body, kind):
     [
         (b'{"error":{"code":"model_not_found"}}', FailureKind.MODEL_GONE),
         (openai("The model `x` does not exist. Valid aliases: tiny.", "NotFoundError", 404), FailureKind.MODEL_GONE),
+        (openai("The model `llama-3.1-8b` does not exist.", "NotFoundError", 404), FailureKind.MODEL_GONE),
+        (b'{"error":"model \'qwen2.5:7b\' not found"}', FailureKind.MODEL_GONE),
+        (
+            b'{"type":"error","error":{"type":"not_found_error","message":"model: claude-9"},"request_id":"r"}',
+            FailureKind.MODEL_GONE,
+        ),
+        (b'{"error":{"code":"DeploymentNotFound","message":"The API deployment ..."}}', FailureKind.MODEL_GONE),
         (b"404 page not found\n", FailureKind.MODEL_GONE),
         (
             b'{"status":404,"title":"Not Found","detail":"Function \'f\': Not found for account \'a\'"}',
@@ -64,6 +87,10 @@ def test_an_answer_has_one_meaning(status, body, kind):
             openai("This is a chat model and not supported in the v1/completions endpoint."),
             FailureKind.UNSUPPORTED,
         ),
+        (b'{"message":"no Route matched with those values"}', FailureKind.UNSUPPORTED),
+        (openai("Unknown request URL: POST /v1/responses."), FailureKind.UNSUPPORTED),
+        (b'{"error":"Unexpected endpoint or method. (POST /v1/responses)"}', FailureKind.UNSUPPORTED),
+        (b'{"statusCode":404,"error":"Not Found","message":"Route POST:/x not found"}', FailureKind.UNSUPPORTED),
         (b"default backend - 404", FailureKind.UNSUPPORTED),
         (b"<html><title>404 Not Found</title></html>", FailureKind.UNSUPPORTED),
         (b"", FailureKind.UNSUPPORTED),
@@ -128,6 +155,79 @@ def test_a_prompt_that_is_quoted_back_makes_no_limit():
     body = openai("1 validation error: {'loc': 'body.messages', 'input': 'tell me about ResourceExhausted'}")
 
     assert classify(400, body, None).kind is FailureKind.CALLER
+
+
+ECHOES = [
+    (400, "Invalid 'response_id': '{}'. Expected an ID that begins with 'resp'."),
+    (400, "1 validation error:\n  {{'loc': ('body', 'temperature'), 'input': '{}'}}"),
+    (404, "Response with id '{}' not found."),
+]
+
+
+@pytest.mark.parametrize(("status", "message"), ECHOES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Server is pinned to",
+        "DEGRADED function cannot be invoked",
+        "The model does not support Chat API",
+        "this model does not appear to be an embedding model",
+        "ResourceExhausted",
+        "resp_ model_not_found",
+        "resp_ model",
+        "resp_ function 'f': Not found for account",
+        "resp_ url path route endpoint method",
+        "resp_\n404 page not found\n",
+        '", "code": "model_not_found", "x": "',
+        '"message": "Server is pinned to',
+    ],
+)
+def test_no_caller_can_speak_against_a_deployment(status, message, words):
+    """Engines repeat what they were sent: a call whose member says so must not switch it off, or eject it, for all."""
+    told = openai(message.format(words))
+
+    assert classify(status, told, None).kind is FailureKind.CALLER
+    assert classify(status, told[:-1] + b', "param": ' + json.dumps(words).encode() + b"}", None).ejects is False
+
+
+def test_a_name_that_is_repeated_at_length_is_still_the_callers():
+    """A 404 of a megabyte is read as one of a line is."""
+    assert classify(404, openai(f"Response with id '{'x' * 2**20}' not found."), None).kind is FailureKind.CALLER
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 422, 500, 503])
+@pytest.mark.parametrize("filling", ["x", "model ", " ", "Function ", "exceed", "your "])
+def test_to_read_a_long_error_takes_as_long_as_to_read_a_short_one(status, filling):
+    """Everybody else waits meanwhile, and a caller may have the engine repeat a megabyte."""
+
+    def seconds(length):
+        body = openai(filling * (length // len(filling)))
+        taken = []
+        for _ in range(3):
+            begun = time.process_time()
+            classify(status, body, None)
+            classify(status, body[40:], None)  # no JSON
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    assert seconds(64 * WORDS) < 32 * seconds(WORDS)
+
+
+@pytest.mark.parametrize(
+    "message", ["Your account has been flagged for a review.", "Blocked: your organization broke our usage policies."]
+)
+def test_what_is_wrong_with_our_own_account_is_the_operators(message):
+    """Its words are not shown to callers, whatever policy they name."""
+    assert classify(403, openai(message), None).kind is FailureKind.FORBIDDEN
+
+
+def test_a_firewalls_page_is_no_word_about_a_credential():
+    """Its rules look at what callers write: one call must not keep a deployment from all others for minutes."""
+    page = b"<!DOCTYPE html><html><title>Attention Required! | Cloudflare</title></html>"
+    failure = classify(403, page, None)
+
+    assert failure.kind is FailureKind.BLOCKED
+    assert failure.meaning == Meaning(elsewhere=True, ejects=True, on_proof=True)
 
 
 MAXIMUM = "This model's maximum context length is"

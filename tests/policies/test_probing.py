@@ -4,6 +4,7 @@ import pytest
 from policies.dialects import DIALECTS, Scrape
 from policies.probing import (
     ANY,
+    MOST,
     PATIENT,
     Load,
     Told,
@@ -180,3 +181,24 @@ def test_what_is_certain_is_believed_at_once_and_the_rest_when_it_is_repeated():
     assert down(sure, 1) == "refused"
     assert down(unsure, PATIENT - 1) is None
     assert down(unsure, PATIENT) == "late"
+
+
+def test_a_list_that_is_no_text_tells_nothing():
+    """As any other garbage."""
+    assert read_models(b'{"data": [{"id": "\xff"}]}') is None
+
+
+def test_a_long_line_of_parents_is_not_followed():
+    """An adapter's parent is its base; a list of thousands that each name the next would take hours."""
+    line = [{"id": f"m{n}", "parent": f"m{n + 1}"} for n in range(3000)]
+    told = read_models(msgspec.json.encode({"data": [*line, {"id": "m3000", "max_model_len": 7}]}))
+
+    assert told.windows["m2999"] == 7
+    assert "m0" not in told.windows
+
+
+def test_a_list_without_end_is_cut():
+    """Nobody serves so many; each would be a model of the catalog."""
+    told = read_models(msgspec.json.encode({"data": [{"id": f"m{n}"} for n in range(MOST + 1)]}))
+
+    assert len(told.ids) == MOST

@@ -2,7 +2,7 @@ import pytest
 
 from policies.domain import InferenceRequest
 from policies.rejections import Reason, Rejection
-from policies.request import read
+from policies.request import MOST_MARKS, MOST_PROMPTS, read
 from tests.policies.builders import request
 
 
@@ -219,3 +219,36 @@ def test_what_an_api_needs_is_named_where_it_is_missing(api, members, param):
 
     assert isinstance(rejection, Rejection)
     assert (rejection.reason, rejection.param) == (Reason.BAD_MEMBER, param)
+
+
+def test_only_one_level_of_what_tools_said_is_looked_through():
+    """The API has no more, and each would be read once more for every level around it."""
+    image = {"type": "image", "source": {"data": "x" * 9}}
+
+    def within(levels):
+        content = [image]
+        for _ in range(levels):
+            content = [{"type": "tool_result", "content": content}]
+        return request("messages", max_tokens=1, messages=[{"role": "user", "content": content}]).media
+
+    assert [within(0), within(1), within(2), within(400)] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("part", [b'""', b"[]", b"{}", b'"a" '])
+def test_more_prompts_than_anyone_has_are_refused(part):
+    """Read one by one they would take thirty times their bytes."""
+    most = read("completions", b'{"model":"m","prompt":[' + b",".join([part] * MOST_PROMPTS) + b"]}")
+    more = read("completions", b'{"model":"m","prompt":[' + b",".join([part] * (MOST_PROMPTS + 2)) + b"]}")
+
+    assert most.choices == MOST_PROMPTS
+    assert more.param == "prompt"
+
+
+def test_a_long_list_of_tokens_is_one_prompt():
+    """However long, and not taken apart."""
+    assert read("embeddings", b'{"model":"m","input":[' + b"1," * MOST_PROMPTS * 2 + b"1]}").choices == 1
+
+
+def test_no_more_parts_are_looked_for_than_any_model_takes():
+    part = {"type": "image_url", "image_url": {"url": "x"}}
+    assert request("chat", messages=[{"role": "user", "content": [part] * MOST_MARKS * 2}]).media == MOST_MARKS

@@ -4,7 +4,7 @@ import pytest
 from policies.domain import RoutingTerms
 from policies.failures import Failure, FailureKind
 from policies.rejections import Reason
-from policies.retries import GIVE_UP, LONGEST_WAIT, RetryBudget, Step, next_step, passes
+from policies.retries import GIVE_UP, LONGEST_WAIT, MOST_FREE, RetryBudget, Step, next_step, passes
 from policies.retries import verdict as verdict_of
 from tests.policies.builders import candidate, deployment, route
 
@@ -156,6 +156,17 @@ def test_what_a_deployment_does_not_have_is_not_counted():
     lacking = Failure(FailureKind.UNSUPPORTED, "x", 501)
 
     assert after((A, lacking), (B, lacking), plan=route(A, B, C, terms=RoutingTerms(max_attempts=1))) is C
+
+
+def test_a_call_that_nobody_serves_does_not_visit_everybody():
+    """A hundred replicas that have no such API are not all asked by each call that wants it."""
+    lacking = Failure(FailureKind.UNSUPPORTED, "x", 501)
+    many = [candidate(deployment(f"r{number}")) for number in range(100)]
+    tried = [(one, lacking) for one in many[: MOST_FREE + 1]]
+    plan = route(*many, terms=RoutingTerms(max_attempts=2))
+
+    assert after(*tried, plan=plan) is many[MOST_FREE + 1]
+    assert after(*tried, (many[MOST_FREE + 1], lacking), plan=plan) is None
 
 
 def test_the_first_retry_is_free_and_further_ones_are_budgeted():

@@ -119,3 +119,12 @@ def test_attempts_add_up():
     one, other = Usage(1, 2, estimated=False, cached_tokens=1), Usage(10, 20, estimated=True, reasoning_tokens=5)
 
     assert together(one, other) == Usage(11, 22, estimated=True, cached_tokens=1, reasoning_tokens=5)
+
+
+def test_an_answer_with_half_a_character_is_whole():
+    """JavaScript cuts texts between the halves of a pair, and writes them so."""
+    answer = rb'{"choices":[{"text":"\ud83d"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+
+    assert usage_of(answer) == Usage(3, 2, estimated=False)
+    with pytest.raises(ValueError, match="whole"):
+        usage_of(answer[:-1])

@@ -128,6 +128,7 @@ def test_the_largest_meters_that_stay_exact_are_accepted(settings_of):
         ("kind: vllm, base_url: 'http://'", "base_url", "no valid host"),
         ("kind: vllm, base_url: 'http:///v1'", "base_url", "no valid host"),
         ("kind: vllm, base_url: 'http://h,i/v1'", "base_url", "no valid host"),
+        ("kind: vllm, base_url: http://10.0.0.256:80/v1", "base_url", "no valid host"),
         ("kind: vllm, base_url: http://h:0/v1", "base_url", "not a valid URL"),
         ("kind: vllm, base_url: http://h:port/v1", "base_url", "not a valid URL"),
         ("kind: vllm, base_url: 'http://[::1/v1'", "base_url", "not a valid URL"),

@@ -5,7 +5,7 @@ import pytest
 from gateway.config.settings import Backend
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from gateway.upstream.fleet import Fleet, Ticket
-from policies.failures import FailureKind
+from policies.failures import Failure, FailureKind
 from tests.gateway.harness import eventually
 from tests.parts.scripted import Bytes, Hang, Raw, Status
 from tests.policies.builders import candidate, deployment
@@ -73,6 +73,19 @@ async def test_the_first_content_ends_the_wait_in_the_queue_and_teaches(fleet):
 
     assert attempt.ticket.live.queued_tokens == 0
     assert attempt.ticket.live.latency.predict(attempt.first_at)[0] < before
+
+
+async def test_a_probe_that_begins_to_answer_lets_the_next_call_follow(fleet):
+    """A long stream as the probe would else keep a deployment that is well again to itself."""
+    live = fleet.live(deployment())
+    for _ in range(3):
+        live.failed(Failure(FailureKind.RESET, "x"), "chat", -100.0, probe=False)
+    attempt = attempt_on(fleet)
+    assert live.snapshot(deployment(), 0.0).ejected
+    attempt.first_content()
+
+    assert not live.snapshot(deployment(), 0.0).ejected
+    attempt.close()
 
 
 async def test_no_first_content_teaches_how_long_it_takes_at_least(fleet):

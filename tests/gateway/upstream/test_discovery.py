@@ -307,3 +307,13 @@ async def test_what_nobody_foresaw_ends_no_watch(discover, tmp_path):
     _, listed = await discover(Backend("gpu", "vllm", "", list_file=path), changed=changed)
     path.write_text("http://h2:1/v1\n")
     await eventually(lambda: present(listed) == ["gpu@h2:1"])
+
+
+async def test_a_name_whose_addresses_all_change_does_not_fill_the_log(discover):
+    """Some resolvers answer with another choice of hundreds each time."""
+    names = Names(*(f"10.0.0.{number}" for number in range(200)))
+    with structlog.testing.capture_logs() as told:
+        await discover(NAMED, names)
+
+    (entry,) = [entry for entry in told if entry["event"] == "replicas"]
+    assert (entry["there"], len(entry["come"]), entry["gone"]) == (200, module.MOST_TOLD, [])

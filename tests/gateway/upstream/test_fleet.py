@@ -1,6 +1,7 @@
 import pytest
 import structlog
 
+from gateway import clock
 from gateway.config.settings import Backend
 from gateway.upstream.fleet import LACKS_SECONDS, Fleet, Home, Live, Ticket
 from policies.dialects import DIALECTS
@@ -69,6 +70,32 @@ def test_a_model_that_is_gone_for_good_stays_gone():
     assert gone.snapshot(deployment(), 1e9).retired
 
 
+def test_a_good_answer_ends_what_a_refusal_began():
+    """A 403 or a 404 may have been one call's own; a model that is gone for good stays gone."""
+    one, gone = live(), live()
+    one.failed(Failure(FailureKind.FORBIDDEN, "x", 403), "chat", 0.0, probe=False)
+    gone.failed(Failure(FailureKind.MODEL_GONE, "x", 410), "chat", 0.0, probe=False)
+    for each in (one, gone):
+        each.answered("chat")
+
+    assert one.snapshot(deployment(), 1.0).off is None
+    assert gone.snapshot(deployment(), 1.0).retired
+
+
+async def test_word_that_a_backend_is_back_ends_its_absence_and_no_limit():
+    """A proxy's `retry-after: 3600` during a restart of minutes would else hold for the hour."""
+    fleet = Fleet()
+    home = fleet.add(Backend("gpu-a", "vllm", "http://127.0.0.1:1/v1"))
+    one = fleet.live(deployment())
+    one.failed(Failure(FailureKind.UNAVAILABLE, "x", 503, 3600.0), "chat", 0.0, probe=False)
+    one.failed(Failure(FailureKind.RATE_LIMITED, "x", 429, 20.0), "chat", 0.0, probe=False)
+    assert one.snapshot(deployment(), 0.0).frozen_for == 3600.0
+    fleet.back(home, 0.0)
+
+    assert one.snapshot(deployment(), 0.0).frozen_for == 20.0
+    await fleet.close()
+
+
 def test_a_limit_freezes_for_as_long_as_it_says_or_as_the_dialect_does():
     """And a good answer ends only what nobody asked for."""
     told, untold = live(), live()
@@ -109,6 +136,32 @@ def test_an_api_that_is_not_there_is_remembered():
     assert one.snapshot(deployment(), LACKS_SECONDS).lacks == frozenset()
     one.answered("embeddings")
     assert one.snapshot(deployment(), 0.0).lacks == frozenset()
+
+
+def test_an_api_that_just_served_is_not_taken_for_missing(monkeypatch):
+    """Some calls are a 501 or a 404 by what is in them: one caller must not turn an API off for all others."""
+    one = live()
+    monkeypatch.setattr(clock, "monotonic", lambda: 0.0)
+    one.answered("chat")
+    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "chat", LACKS_SECONDS - 1, probe=False)
+    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "embeddings", LACKS_SECONDS - 1, probe=False)
+    assert one.snapshot(deployment(), LACKS_SECONDS - 1).lacks == {"embeddings"}
+    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "chat", LACKS_SECONDS, probe=False)
+
+    assert one.snapshot(deployment(), LACKS_SECONDS).lacks == {"chat", "embeddings"}
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "refused by the upstream"), (410, "gone for good")])
+def test_an_operators_fault_is_told_once_a_minute_and_not_by_every_call(status, words):
+    """Where it is the only deployment, every call meets it."""
+    one, kind = live(), FailureKind.CREDENTIALS if status == 401 else FailureKind.MODEL_GONE
+    with structlog.testing.capture_logs() as told:
+        for moment in range(61):
+            one.failed(Failure(kind, "x", status), "chat", float(moment), probe=False)
+
+    errors = [entry["event"] for entry in told if entry["log_level"] == "error"]
+    assert len(errors) == 2
+    assert words in errors[0]
 
 
 def test_a_ticket_holds_the_load_from_the_moment_of_routing():

@@ -1,8 +1,10 @@
+import asyncio
 import json
 
 import pytest
 
 from gateway.config.settings import Backend
+from gateway.upstream import listing as module
 from gateway.upstream.fleet import Home
 from gateway.upstream.listing import Listed, engine_at, models_of
 from tests.parts.http1 import Http1Server
@@ -88,3 +90,38 @@ async def test_lm_studio_answers_200_to_what_it_does_not_know(monkeypatch):
     async with Engine(v1__models=MODELS, api__v0__models={"data": []}) as engine:
         engine.unknown = 200
         assert (await engine_at(engine.port)).kind == "lmstudio"
+
+
+class Camera(Http1Server):
+    """Streams to whoever asks, without end: such things listen on 8080 and 8081 as well."""
+
+    def __init__(self, pause):
+        super().__init__()
+        self.pause = pause
+
+    async def handle(self, request, connection):
+        await connection.write(b"HTTP/1.1 200 \r\ncontent-type: multipart/x-mixed-replace\r\n\r\n")
+        while True:
+            await connection.write(b"x" * 65536)
+            await asyncio.sleep(self.pause)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_an_answer_without_end_does_not_hold_the_start(monkeypatch, pause):
+    """Nor fill the memory: it is no engine."""
+    monkeypatch.setattr(module, "WITHIN", 0.3)
+    async with Camera(pause) as camera, asyncio.timeout(10):
+        assert await engine_at(camera.port) is None
+
+
+class Nested(Http1Server):
+    """Answers brackets."""
+
+    async def handle(self, request, connection):
+        await connection.answer(200, b"[" * 100_000)
+
+
+async def test_an_answer_that_nests_without_end_is_no_engines():
+    """And breaks nothing: the ports are anybody's."""
+    async with Nested() as server:
+        assert await engine_at(server.port) is None

@@ -1,8 +1,11 @@
 import asyncio
+import gc
 import random
+import socket
 
 import httpx
 import pytest
+import uvloop
 
 from gateway.upstream import pool as module
 from gateway.upstream.pool import Pool
@@ -24,10 +27,14 @@ def pool_of(upstream, most=None):
 async def taken(pool, within=1.0):
     """Take a connection and make one call over it, so that it may be given back."""
     connection = await pool.take(within)
-    await connection.send(REQUEST, b"{}")
-    await connection.answer()
-    while await connection.read() is not None:
-        pass
+    try:
+        await connection.send(REQUEST, b"{}")
+        await connection.answer()
+        while await connection.read() is not None:
+            pass
+    except BaseException:  # it broke, or its caller left
+        pool.give(connection)
+        raise
     return connection
 
 
@@ -187,3 +194,36 @@ class TestABound:
         assert not pool._queue
         pool.close()
         assert pool.open == 0
+
+
+def test_a_name_that_is_found_too_late_leaves_nothing_behind():
+    """Uvloop's own connecting would go on looking, and log what nobody waits for any more."""
+    told = []
+
+    async def look():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+        pool = Pool("no.such.name.invalid", 80, None)
+        for within in (0.0, 30.0):  # the second one ends after the first one's lookup
+            with pytest.raises(httpx.TransportError):
+                await pool.take(within)
+        gc.collect()
+        assert pool.open == 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(look())
+
+    assert told == []
+
+
+async def test_a_name_is_tried_at_each_of_its_addresses(upstream, monkeypatch):
+    """`localhost` is two, and an engine may listen at one."""
+
+    async def resolve(_, port, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in (2, 1)]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    pool = Pool("two.example", upstream.port, None)
+    pool.give(await taken(pool))
+
+    assert len(pool) == 1
+    pool.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from policies import sse
 from policies.domain import Usage
 from policies.sse import EventTooLargeError
-from policies.taps.chat import DONE, ChatTap
+from policies.taps.chat import DONE, ChatTap, ChoicesTap
 
 
 def event(**data):
@@ -334,3 +334,38 @@ def test_a_clean_end_is_said_only_of_what_told_why_it_ends():
     """`[DONE]` alone would make half an answer look whole."""
     tap, got = relay(WORD + DONE)
     assert (got, tap.done, tap.finished) == (WORD, True, False)
+
+
+def choice(index, finish=None, **delta):
+    return event(choices=[{"index": index, "delta": delta, "finish_reason": finish}])
+
+
+@pytest.mark.parametrize("done", [b"", DONE])
+def test_several_choices_are_whole_only_when_each_has_ended(done):
+    """One that broke off would look whole by the end of another."""
+    begun = choice(0, content="a") + choice(0, content="b") + choice(1, content="a") + choice(0, "stop")
+    broken, whole = ChoicesTap(withhold_usage=True), ChoicesTap(withhold_usage=True)
+
+    assert broken.feed(begun + done) == begun
+    assert whole.feed(begun + choice(1, "stop") + USAGE + done) == begun + choice(1, "stop") + done
+    assert (broken.finished, whole.finished) == (False, True)
+    assert broken.events == 3
+
+
+def test_a_backend_that_makes_one_choice_of_several_is_believed():
+    """Some engines know no `n`; what was changed of the caller's wish is told elsewhere."""
+    tap = ChoicesTap(withhold_usage=True)
+
+    assert tap.feed(WORD + STOP)
+    assert tap.finished
+
+
+def test_half_a_character_in_a_completion_is_content_like_any():
+    """An escape may be cut between two events; the last must still end the answer."""
+    tap = ChatTap(withhold_usage=True)
+    events = (
+        b'data: {"choices":[{"text":"\\ud83d"}]}\n\ndata: {"choices":[{"text":"\\ude00","finish_reason":"stop"}]}\n\n'
+    )
+
+    assert tap.feed(events) == events
+    assert (tap.finished, tap.malformed) == (True, 0)
