@@ -319,7 +319,8 @@ class Attempts:
         if not request.stream and not relay.finished and APIS[request.api].generates:
             now, most = clock.monotonic(), self._estimate.longest_output
             latency = attempt.ticket.live.latency
-            completion = latency.unseen_tokens(now, now - attempt.sent_at, request.choices, most)
+            decoding = now - attempt.sent_at - attempt.candidate.ttft
+            completion = latency.unseen_tokens(now, decoding, request.choices, most)
         if told is None:
             return Usage(self._estimate.prompt_tokens, completion, estimated=True)
         return replace(told, completion_tokens=max(told.completion_tokens, completion), estimated=True)
@@ -353,7 +354,8 @@ class Attempts:
     async def _tell_cut(self, failure: Failure, relay: Relay) -> None:
         """End a committed answer that failed, unless the upstream has just said so itself."""
         message = f"The answer broke off ({failure.kind.value}); what came before is incomplete."
-        rejection = Rejection(Reason.UPSTREAM_FAILED, message)
+        reason = Reason.DEADLINE if failure.kind is FailureKind.DEADLINE else Reason.UPSTREAM_FAILED
+        rejection = Rejection(reason, message)
         if relay.told:
             await self._reply.break_off(failure.kind.value)
         else:

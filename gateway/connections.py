@@ -159,5 +159,10 @@ def affordable(wanted: int, open_calls: int) -> int:
         left = soft - RESERVE
         most = min(wanted, max(FEWEST, left // 2, left - open_calls))
     if most < wanted:
-        log.warning("fewer connections than configured", connections=most, wanted=wanted, file_descriptors=soft)
+        log.warning(
+            "fewer connections than configured: raise `ulimit -n`",
+            connections=most,
+            wanted=wanted,
+            file_descriptors=soft,
+        )
     return most

@@ -140,8 +140,10 @@ class Relay:
                     await self._plain()
         except TimeoutError:
             self._fail(Failure(self._too_late(), "nothing came in time"))
-        except (EventTooLargeError, SeamError) as error:
+        except EventTooLargeError as error:
             self._fail(Failure(FailureKind.PROTOCOL, str(error)))
+        except SeamError as error:
+            self._fail(Failure(FailureKind.MISFIT, str(error)))
         except AttemptFailed as failed:
             if not self.committed:
                 raise

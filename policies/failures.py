@@ -29,6 +29,7 @@ class FailureKind(StrEnum):
     PROTOCOL = "protocol"
     EMPTY = "empty"
     ERROR_EVENT = "error_event"
+    MISFIT = "misfit"
     SERVER_ERROR = "server_error"
     UNAVAILABLE = "unavailable"
     RATE_LIMITED = "rate_limited"
@@ -73,6 +74,7 @@ MEANINGS: dict[FailureKind, Meaning] = {
     FailureKind.PROTOCOL: Meaning(elsewhere=True, ejects=True),
     FailureKind.EMPTY: Meaning(elsewhere=True, ejects=True, on_proof=True),
     FailureKind.ERROR_EVENT: Meaning(elsewhere=True, ejects=True, on_proof=True),
+    FailureKind.MISFIT: Meaning(elsewhere=True),  # of a continuation: the model began anew, its engine is well
     FailureKind.SERVER_ERROR: Meaning(elsewhere=True, ejects=True, on_proof=True),
     FailureKind.UNAVAILABLE: Meaning(elsewhere=True, ejects=True, freezes=True),
     FailureKind.RATE_LIMITED: Meaning(elsewhere=True, freezes=True),

@@ -69,13 +69,17 @@ class Latency:
         prior = self._priors.ttft_fixed
         return prior + self._kept(now) * (self._spread - prior)
 
-    def unseen_tokens(self, now: float, elapsed: float, choices: int, most: int) -> int:
-        """Return the output tokens that a plain call has probably made after `elapsed` seconds, none of them seen.
+    def forget(self) -> None:
+        """Believe the prior again: whoever was away comes back as another."""
+        self._seen_at = -math.inf
+
+    def unseen_tokens(self, now: float, decoding: float, choices: int, most: int) -> int:
+        """Return the output tokens that a plain call has probably made in so many seconds of `decoding`, unseen.
 
         Each of `choices` goes at the learned pace; all together make no more than `most`.
         """
-        fixed, _, token_time = self.predict(now)
-        return min(most, int(max(0.0, elapsed - fixed) / token_time) * choices)
+        _, _, token_time = self.predict(now)
+        return min(most, int(max(0.0, decoding) / token_time) * choices)
 
     def _settle(self, now: float) -> None:
         self._spread = self.spread(now)

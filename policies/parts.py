@@ -7,6 +7,7 @@ that the prompt was read again is the operator's cost. Both together are what th
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from policies.domain import Price, Usage
 from policies.pricing import money
@@ -41,20 +42,22 @@ def shares(parts: Sequence[Part]) -> Shares:
     prompt = first.prompt_tokens
     if len(parts) > 1 and first.estimated and not last.estimated:
         prompt = max(0, last.prompt_tokens - (output - last.completion_tokens))
-    prompts = sum(part.usage.prompt_tokens for part in parts)
+    again_tokens = sum(part.usage.prompt_tokens for part in parts[1:])
     again = [Part(part.price, _prompt_of(part.usage)) for part in parts[1:]]
     outputs = [Part(part.price, _output_of(part.usage)) for part in parts[1:]]
+    cached = min(prompt, first.cached_tokens)
+    mended = replace(first, prompt_tokens=prompt, cached_tokens=cached)
     usage = Usage(
         prompt,
         output,
         estimated=True,
-        cached_tokens=min(prompt, first.cached_tokens),
+        cached_tokens=cached,
         reasoning_tokens=sum(part.usage.reasoning_tokens for part in parts),
     )
     return Shares(
         usage,
-        sum((_cost(part) for part in outputs), money(parts[0].price, first)),
-        Usage(max(0, prompts - prompt), 0, estimated=True),
+        sum((_cost(part) for part in outputs), money(parts[0].price, mended)),
+        Usage(again_tokens, 0, estimated=True),
         sum(map(_cost, again)),
     )
 

@@ -91,11 +91,24 @@ def read(api: API, body: bytes) -> InferenceRequest | Rejection:
     try:
         members = _members.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        return Rejection(Reason.BAD_BODY, f"The body must be one JSON object: {error}.")
+        return Rejection(Reason.BAD_BODY, f"The body must be one JSON object: {_fault(body, error)}.")
     try:
         return _facts(api, members, len(body))
     except _BadMemberError as error:
         return Rejection(Reason.BAD_MEMBER, str(error), param=error.param)
+
+
+def _fault(body: bytes, error: Exception) -> str:
+    """Say what is wrong with a body that cannot be read."""
+    if not body.strip():
+        return "it is empty"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if body.startswith(b"\x1f\x8b"):
+        return "it is compressed, and content-encoding is not supported"
+    if "hex escape" in str(error):
+        return f"it holds half of a surrogate pair ({error})"
+    return str(error)
 
 
 def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:

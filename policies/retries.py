@@ -85,7 +85,7 @@ def next_step(
     if [failure.kind for failure in counted].count(FailureKind.SERVER_ERROR) > 1:
         return GIVE_UP  # a 500 twice is the request's doing more often than the engines'
     before = {candidate.deployment.id for candidate, _ in tried}
-    large = [candidate for candidate in route.order if _window(candidate) > _outgrown(tried)]
+    large = [candidate for candidate in route.order if _larger(candidate, _outgrown(tried))]
     left = tuple(c for c in large if c.deployment.id not in before and c.deployment.id not in unpaid)
     step = Step(left) if left else _wait(large, tried, frozen, remaining)
     return step if step.candidates and (len(counted) <= 1 or budget.take(now)) else GIVE_UP
@@ -159,6 +159,13 @@ def _outgrown(tried: Tried) -> float:
     """Return the largest context window that was too small, as told or known; 0 if none was, infinite if unknown."""
     overflows = [(c, f) for c, f in tried if f.kind is FailureKind.CONTEXT_OVERFLOW]
     return max((_window(c) if f.window is None else float(f.window) for c, f in overflows), default=0.0)
+
+
+def _larger(candidate: Candidate, outgrown: float) -> bool:
+    """Say whether a candidate's window is larger than what was `outgrown`, or known at all where that is not."""
+    if outgrown == float("inf"):
+        return candidate.deployment.context_window is not None
+    return _window(candidate) > outgrown
 
 
 def _window(candidate: Candidate) -> float:

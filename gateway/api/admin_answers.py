@@ -85,7 +85,10 @@ def answer_http(request: AnyRequest, error: HTTPException) -> Response[ErrorAnsw
     if faults:
         message = "; ".join(_fault(fault) for fault in faults)
     elif error.detail == HTTPStatus(status).phrase and status in (404, 405):
+        allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
         message = f"{request.method} {request.url.path} is nothing this gateway does."
+        if allowed:
+            message += f" It takes {allowed}."
     else:
         message = error.detail
     body = ErrorBody(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from gateway.config.mistakes import ConfigError, Tell
 from gateway.config.replicas import read_replicas
 from gateway.config.schema import BackendRow, FileRow
+from policies.apis import APIS
 
 
 def check_backends(file: FileRow, tell: Tell) -> None:
@@ -16,6 +17,14 @@ def check_backends(file: FileRow, tell: Tell) -> None:
     for backend in file.backends.values():
         _place(backend, tell)
         _discovery(backend, tell)
+        if backend.given("base_url"):
+            _version(backend, "base_url", backend.base_url, tell)
+        if backend.probe_every is not None and 0 < backend.probe_every < 1:
+            tell(
+                backend.spot("probe_every"),
+                "is less than a second: probes must cost next to nothing",
+                "write 0, or 1 or more",
+            )
         if "ca" in backend.lines and backend.base_url.startswith("http://"):
             tell(backend.spot("ca"), "does nothing: base_url has no TLS", "write https:// there, or remove the line")
         if backend.kind == "nvidia" and "api_key" not in backend.lines:
@@ -46,7 +55,8 @@ def _discovery(backend: BackendRow, tell: Tell) -> None:
     if backend.list is None:
         return
     try:
-        read_replicas(backend.list.read_bytes(), str(backend.list))
+        for url in read_replicas(backend.list.read_bytes(), str(backend.list)):
+            _version(backend, "list", url, tell)
     except OSError as error:
         why = f"its file {backend.list} cannot be read: {error.strerror}"
         tell(backend.spot("list"), why, "name a readable file with one base URL a line")
@@ -54,6 +64,16 @@ def _discovery(backend: BackendRow, tell: Tell) -> None:
         for mistake in error.mistakes:
             why = f"its file {mistake.file}:{mistake.line} {mistake.message}"
             tell(backend.spot("list"), why, mistake.remedy)
+
+
+def _version(backend: BackendRow, key: str, url: str, tell: Tell) -> None:
+    """Tell a base URL that is one of a route, or that an engine would take for its own old API."""
+    path = urlsplit(url).path.rstrip("/")
+    route = next((shape.path for shape in APIS.values() if path.endswith(shape.path)), None)
+    if route is not None:
+        tell(backend.spot(key), f"ends with {route}, which is added by itself", "end it with /v1")
+    elif backend.kind not in {"openai", ""} and not path.endswith("/v1"):
+        tell(backend.spot(key), "does not end with /v1, where this kind has its API", "end it with /v1")
 
 
 def _is_address(url: str) -> bool:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway import clock
 from gateway.config import ConfigError
-from gateway.config.replicas import read_replicas
+from gateway.config.replicas import place_of, read_replicas
 from gateway.config.settings import Backend
 from gateway.upstream.fleet import Fleet
 
@@ -133,7 +133,7 @@ class Discovery:
     def _read(self, family: Backend, source: Path) -> None:
         """Take the replicas that a file lists now; the last ones stay where it is wrong or gone."""
         try:
-            named = {f"{family.name}@{_place(url)}": url for url in read_replicas(source.read_bytes(), str(source))}
+            named = {f"{family.name}@{place_of(url)}": url for url in read_replicas(source.read_bytes(), str(source))}
             found = [replace(family, name=name, base_url=url, list_file=None) for name, url in named.items()]
             self._take(family, found, lambda: None)
         except OSError as error:
@@ -148,7 +148,7 @@ class Discovery:
         if self._fault.pop(family.name, None) is not None:
             log.info("the replicas are known again", backend=family.name)
         before, after = self.replicas[family.name], tuple(backend.name for backend in found)
-        if before == after and all(self._fleet.homes[backend.name].backend == backend for backend in found):
+        if found and before == after and all(self._fleet.homes[backend.name].backend == backend for backend in found):
             return
         for backend in found:
             self._fleet.add(backend).condition.unreached = unreached
@@ -157,14 +157,19 @@ class Discovery:
             self._fleet.leave(name, clock.monotonic() + self._lasting)
         self.replicas[family.name] = after
         come = [name for name in after if name not in before]
-        log.info("replicas", backend=family.name, there=len(after), come=come[:MOST_TOLD], gone=gone[:MOST_TOLD])
+        log.info(
+            "the replicas changed", backend=family.name, there=len(after), come=come[:MOST_TOLD], gone=gone[:MOST_TOLD]
+        )
+        if not found:
+            log.warning("no replicas are left: calls for them are refused", backend=family.name)
         self._changed()
 
     def _tell(self, family: Backend, fault: str) -> None:
         """Log why the replicas are not known, once."""
         if self._fault.get(family.name) != fault:
             self._fault[family.name] = fault
-            log.warning("the last known replicas stay", backend=family.name, why=fault)
+            told = "the last known replicas stay" if self.replicas[family.name] else "no replicas are known yet"
+            log.warning(told, backend=family.name, why=fault)
 
 
 def _mark(source: Path) -> tuple[int, ...]:
@@ -174,13 +179,6 @@ def _mark(source: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino  # the second one changes with its permissions
-
-
-def _place(url: str) -> str:
-    """Return the host and port of a replica's URL, and its path where it is not the usual one."""
-    parsed = httpx.URL(url)
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
-    return f"{_shown(parsed.host)}:{port}{parsed.path.removesuffix('/v1').rstrip('/')}"
 
 
 def _shown(host: str) -> str:

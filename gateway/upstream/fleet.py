@@ -172,7 +172,7 @@ class Home:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.dialect = DIALECTS[backend.kind]
-        self.condition = Condition("no address yet" if backend.discovered else None)
+        self.condition = Condition("no replicas" if backend.discovered else None)
         # Parsed once: httpx takes 30 us for it, a tenth of a small call.
         self.root = root = backend.base_url.removesuffix("/v1")
         self.urls = {
@@ -235,6 +235,7 @@ class Fleet:
             if live.condition is home.condition:
                 live.breaker.due(now)
                 live.freeze.back()
+                live.latency.forget()
 
     def _forget(self, home: Home | None) -> None:
         """Forget what was learned of a backend's models."""

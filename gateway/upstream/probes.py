@@ -117,9 +117,9 @@ class Probes:
             condition.unreached()
             if condition.down != before:
                 asked = home.dialect.health or "its list of models"
-                log.warning("down", backend=home.backend.name, why=condition.down, asked=asked)
+                log.warning("a backend is down", backend=home.backend.name, why=condition.down, asked=asked)
         elif before is not None:
-            log.info("up again: the next call finds out", backend=home.backend.name)
+            log.info("a backend is up again", backend=home.backend.name)
             self._fleet.back(home, clock.monotonic())
         if finding.told is not None and finding.told != condition.told:
             condition.told = finding.told

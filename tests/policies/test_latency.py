@@ -65,10 +65,10 @@ def test_what_nobody_saw_is_told_by_time_and_pace():
     """0.2 s until it begins, then 50 tokens a second for each answer, up to what was asked for."""
     latency = Latency(PRIORS)
 
-    assert latency.unseen_tokens(0.0, 1.2, choices=1, most=1000) == 50
-    assert latency.unseen_tokens(0.0, 1.2, choices=16, most=1000) == 800
-    assert latency.unseen_tokens(0.0, 1.2, choices=16, most=100) == 100
-    assert latency.unseen_tokens(0.0, 0.1, choices=1, most=100) == 0
+    assert latency.unseen_tokens(0.0, 1.0, choices=1, most=1000) == 50
+    assert latency.unseen_tokens(0.0, 1.0, choices=16, most=1000) == 800
+    assert latency.unseen_tokens(0.0, 1.0, choices=16, most=100) == 100
+    assert latency.unseen_tokens(0.0, -0.1, choices=1, most=100) == 0
 
 
 def test_a_first_token_before_its_prefill_time_is_no_negative_delay():
@@ -77,3 +77,12 @@ def test_a_first_token_before_its_prefill_time_is_no_negative_delay():
     latency.observe_first(0.0, 0.01, tokens_ahead=100_000)
 
     assert latency.predict(0.0)[0] >= 0
+
+
+def test_who_was_away_is_believed_to_be_as_its_kind_is():
+    """A deployment that hung was slow before; once it is back it is tried again at once."""
+    latency = Latency(PRIORS)
+    latency.observe_first(0.0, 60.0, 0)
+    latency.forget()
+    assert latency.predict(0.0) == Latency(PRIORS).predict(0.0)
+    assert latency.spread(0.0) == Latency(PRIORS).spread(0.0)

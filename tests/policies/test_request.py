@@ -252,3 +252,20 @@ def test_a_long_list_of_tokens_is_one_prompt():
 def test_no_more_parts_are_looked_for_than_any_model_takes():
     part = {"type": "image_url", "image_url": {"url": "x"}}
     assert request("chat", messages=[{"role": "user", "content": [part] * MOST_MARKS * 2}]).media == MOST_MARKS
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "it is empty"),
+        (b" \n", "it is empty"),
+        (b'{"a":' * 5000, "it is nested too deeply"),
+        (b"\x1f\x8b\x08\x00", "content-encoding is not supported"),
+        (b'{"model":"m","a":"\\ud83d and more"}', "half of a surrogate pair"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_told_in_plain_words(body, words):
+    """A validator's own are of offsets and bytes."""
+    refused = read("chat", body)
+    assert isinstance(refused, Rejection)
+    assert words in refused.message

@@ -22,7 +22,7 @@ def test_a_list_is_one_base_url_a_line():
         ("http://h/v1 http://i/v1", "is not a valid URL"),
         ("http://\u00fc/v1", "holds what no URL may"),
         ("http://h/\x07", "holds what no URL may"),
-        ("http://first/v1/", "is the URL of line 1 again; keep one of them"),
+        ("http://first/v1/", "is the replica of line 1 again; keep one of them"),
     ],
 )
 def test_every_wrong_line_is_told_with_what_would_be_right(line, words):

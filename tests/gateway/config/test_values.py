@@ -153,7 +153,7 @@ def test_a_bad_backend_is_told_without_showing_its_secrets(mistakes_of, backend,
     [
         ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/v1"),
         ("http://[::1]:8000/v1/", "http://[::1]:8000/v1"),
-        ("https://gpu_a.internal//", "https://gpu_a.internal"),
+        ("https://gpu_a.internal/v1//", "https://gpu_a.internal/v1"),
     ],
 )
 def test_a_base_url_ends_without_a_slash(settings_of, url, kept):

@@ -118,7 +118,7 @@ async def test_a_lookup_that_fails_keeps_the_last_addresses_and_is_told_once(dis
         await eventually(lambda: len(names.asked) > seen + 1)
 
     assert [entry["event"] for entry in told] == [
-        "replicas",
+        "the replicas changed",
         "the last known replicas stay",
         "the replicas are known again",
     ]
@@ -130,7 +130,7 @@ async def test_a_name_without_an_address_is_waited_for(discover):
     found, fleet = await discover(NAMED, names)
     assert (found.replicas, present(fleet)) == ({"gpu": ()}, [])
     waiting = Deployment("gpu", "vllm", "m", None, frozenset(), None)
-    assert fleet.live(waiting).snapshot(waiting, 0.0).absent == "no address yet"
+    assert fleet.live(waiting).snapshot(waiting, 0.0).absent == "no replicas"
     names.answer = ["10.0.0.9"]
 
     await eventually(lambda: present(fleet) == ["gpu@10.0.0.9:8000"])
@@ -315,5 +315,5 @@ async def test_a_name_whose_addresses_all_change_does_not_fill_the_log(discover)
     with structlog.testing.capture_logs() as told:
         await discover(NAMED, names)
 
-    (entry,) = [entry for entry in told if entry["event"] == "replicas"]
+    (entry,) = [entry for entry in told if entry["event"] == "the replicas changed"]
     assert (entry["there"], len(entry["come"]), entry["gone"]) == (200, module.MOST_TOLD, [])

@@ -213,7 +213,7 @@ async def test_a_doubtful_failure_counts_when_it_is_repeated_and_a_certain_one_a
 
     assert seen == [None, None, None, "late", "late", None, "refused", "late", None]
     words = [entry.get("why", entry["event"].partition(":")[0]) for entry in told]
-    assert words == ["late", "up again", "refused", "late", "up again"]
+    assert words == ["late", "a backend is up again", "refused", "late", "a backend is up again"]
 
 
 async def test_an_ejected_deployment_whose_backend_is_back_may_prove_it_at_once(fleet):

@@ -161,7 +161,7 @@ async def test_a_model_whose_backend_has_no_address_yet_exists_and_is_refused_fo
         assert (await gateway.client.get("/v1/models")).json()["data"][0]["id"] == "m"
         refused = await gateway.ask()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_deployment_available")
-        assert "gpu/m no address yet" in refused.json()["error"]["message"]
+        assert "gpu/m no replicas" in refused.json()["error"]["message"]
         path.write_text(f"{first.url}/v1\n")
         await eventually(lambda: len(gateway.services.fleet.present) == 1)
 
