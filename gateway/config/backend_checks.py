@@ -19,11 +19,11 @@ def check_backends(file: FileRow, tell: Tell) -> None:
         _discovery(backend, tell)
         if backend.given("base_url"):
             _version(backend, "base_url", backend.base_url, tell)
-        if backend.probe_every is not None and 0 < backend.probe_every < 1:
+        if backend.probe_every is not None and 0 < backend.probe_every < 0.1:
             tell(
                 backend.spot("probe_every"),
-                "is less than a second: probes must cost next to nothing",
-                "write 0, or 1 or more",
+                "is so short that probes would cost something",
+                "write 0, or 0.1 or more",
             )
         if "ca" in backend.lines and backend.base_url.startswith("http://"):
             tell(backend.spot("ca"), "does nothing: base_url has no TLS", "write https:// there, or remove the line")

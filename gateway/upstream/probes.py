@@ -44,9 +44,8 @@ async def probe(home: Home, *, thorough: bool) -> Finding:
     if isinstance(answer, Trouble) or trouble is not None:
         return Finding(trouble)
     load, told = Load(), None
-    with suppress(
-        TimeoutError, httpx.PoolTimeout
-    ):  # what it does not tell in time is unknown; llama.cpp tells no load during a prefill
+    # What it does not tell in time is unknown; llama.cpp tells no load during a prefill.
+    with suppress(TimeoutError, httpx.PoolTimeout):
         async with asyncio.timeout(PATIENCE):
             if thorough:
                 told = await _told(home, answer.body if dialect.health is None else await _page(home, listing))

@@ -26,7 +26,7 @@ def backends(**settings):
         ({"list": "none"}, 4, "list", "none cannot be read: No such file"),
         ({"list": "wrong"}, 4, "list", "wrong:2 names no valid host; write http://HOST:PORT/PATH"),
         ({"base_url": "http://h/v1", "probe_every": "-1"}, 5, "probe_every", "write seconds, 0 for no probes, from 0"),
-        ({"base_url": "http://h/v1", "probe_every": "0.5"}, 5, "probe_every", "write 0, or 1 or more"),
+        ({"base_url": "http://h/v1", "probe_every": "0.05"}, 5, "probe_every", "write 0, or 0.1 or more"),
         ({"base_url": "http://h"}, 4, "base_url", "does not end with /v1, where this kind has its API"),
         ({"base_url": "http://h/v1/chat/completions"}, 4, "base_url", "ends with /chat/completions, which is added"),
         ({"list": "bare"}, 4, "list", "end it with /v1"),
