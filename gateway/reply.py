@@ -76,14 +76,16 @@ class Reply:
         await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
     async def whole(self, status: int, content_type: str, body: bytes) -> None:
-        """Send an upstream's own refusal as it is; in-band, where a stream was begun."""
+        """Send an upstream's own refusal, as it is where it fits; in-band, where a stream was begun."""
+        fits = status < 500 and error_shapes.fits(self.api, body)
+        said = error_shapes.said(status, body)
+        if status >= 500:  # an engine's word for what is its caller's to mend
+            status, said = 400, said | {"type": "invalid_request_error", "code": None}
         if self.status:
-            said = error_shapes.said(status, body)
             await self.break_off(str(status), error_shapes.event(self.api, status, said, self.request_id))
             return
-        if status >= 500 or not error_shapes.fits(self.api, body):  # it is the caller's to mend, so a 4xx, in its shape
-            status, content_type = (400 if status >= 500 else status), "application/json"
-            body = error_shapes.body(self.api, status, error_shapes.said(status, body), self.request_id)
+        if not fits:
+            content_type, body = "application/json", error_shapes.body(self.api, status, said, self.request_id)
         await self.head(status, content_type, len(body))
         await self.body(body, more=False)
 

@@ -328,7 +328,7 @@ FAILED: tuple[Variant, ...] = tuple(
     for name in _FAILING
     for stream in (False, True)
 )
-"""Where llama.cpp says 500 to a mistake that is the caller's: nothing tells it from a failure of its own."""
+"""Where llama.cpp says 500 to a mistake that is the caller's."""
 
 _NAMES = "who is to answer, and what is metered, is read from it"
 _COUNTS = "what the call may use is reckoned from it"
