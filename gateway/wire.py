@@ -308,12 +308,12 @@ class Wire(HttpToolsProtocol):
         """
         self._unset_keepalive_if_required()
         unsent = unread(self.transport, secure=self.scheme == "https")
-        if before is not None and (unsent[0] == 0 or (unsent == before and still >= HEAD_DEADLINE)):
+        if unsent == before and (unsent[0] == 0 or still >= HEAD_DEADLINE):  # looked at once, TLS may hide some still
             self.transport.abort()
             return
         if not self.transport.is_closing():  # closed twice, a transport of TLS forgets what it would abort
             self.transport.close()
-        seconds = PARTING if before is None else min(1.0, HEAD_DEADLINE)
+        seconds = PARTING if before is None or unsent[0] == 0 else min(1.0, HEAD_DEADLINE)
         still = still + seconds if unsent == before else seconds
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self._close, unsent, still)
 

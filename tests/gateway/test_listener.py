@@ -180,18 +180,34 @@ def test_a_caller_who_takes_nothing_of_its_last_answer_is_cut_off(play, terms, m
 
 
 def test_a_caller_who_takes_its_last_answer_slowly_gets_all_of_it(play, terms, monkeypatch):
-    """The bound is on taking nothing, not on taking long."""
-    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
+    """The bound is on taking nothing, not on taking long.
+
+    Over TLS by hand: uvloop's own TLS drops what a paused reader has not taken yet when the other side ends.
+    """
+    monkeypatch.setattr(wire, "HEAD_DEADLINE", 1.0)
     monkeypatch.setattr(wire, "PARTING", 0.05)
 
-    async def scene(it, caller):
-        await caller.send(CLOSING)
-        await caller.reader.readuntil(b"\r\n\r\n")
-        size = 0
-        while data := await asyncio.wait_for(caller.reader.read(600_000), 10):
+    async def take(read):
+        size = held = 0
+        while data := await asyncio.wait_for(read(600_000), 10):
             size += len(data)
-            await asyncio.sleep(0.005)
-        assert size == BIG
+            held += len(data)
+            if held >= 600_000:
+                held = 0
+                await asyncio.sleep(0.03)
+        return size
+
+    async def scene(it, caller):
+        if terms:
+            async with crypt(it) as slow:
+                await slow.handshake()
+                await slow.send(CLOSING)
+                head = await slow.receive()
+                assert len(head.partition(b"\r\n\r\n")[2]) + await take(slow.receive) == BIG
+        else:
+            await caller.send(CLOSING)
+            await caller.reader.readuntil(b"\r\n\r\n")
+            assert await take(caller.reader.read) == BIG
 
     play(scene, **terms)
 

@@ -1,8 +1,16 @@
+import asyncio
+import socket
 import ssl
+import sys
+import threading
+import time
+from functools import partial
 
 import pytest
 
-from gateway.tls import CertificateError, server_context
+from gateway import clock, wire
+from gateway.tls import CertificateError, server_context, unread
+from tests.gateway.harness import eventually
 from tests.parts.certificates import self_signed
 
 
@@ -62,3 +70,45 @@ def test_a_damaged_file_is_the_one_told(tmp_path, broken, setting):
     pair[broken].write_text("\n".join([lines[0], "AAAA", *lines[-1:]]) + "\n")
 
     assert fault(*pair)[0] == setting
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what TLS hides")
+def test_a_look_that_comes_late_cuts_off_nobody(play, pair, monkeypatch):
+    """The loop was held up while the caller took all that the network held: the end is still here, and TLS hides it."""
+    monkeypatch.setattr(wire, "PARTING", 0.05)
+    looks, go = [], threading.Event()
+
+    def late(transport, *, secure):
+        looks.append(None)
+        if len(looks) == 2:
+            go.set()
+            until = time.monotonic() + 10
+            while unread(transport, secure=secure)[0] and time.monotonic() < until:
+                time.sleep(0.001)
+        return unread(transport, secure=secure)
+
+    def take(port):
+        trust = ssl.create_default_context(cafile=pair[0])
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as bare,
+            trust.wrap_socket(bare, server_hostname="localhost") as caller,
+        ):
+            assert go.wait(10)
+            return sum(map(len, iter(partial(caller.recv, 65536), b"")))
+
+    async def scene(it, _):
+        assert await eventually(lambda: it.server.server_state.connections)
+        known = set(it.server.server_state.connections)
+        taken = clock.spawn(asyncio.to_thread(take, it.port), "take")
+        assert await eventually(lambda: it.server.server_state.connections - known)
+        (ours,) = it.server.server_state.connections - known
+        sent, begun = 0, sum(unread(ours.transport, secure=True))
+        while sent - sum(unread(ours.transport, secure=True)) + begun < 16_000:  # those the network does not take
+            ours.transport.write(b"a" * 16_384)
+            sent += 16_384
+            await asyncio.sleep(0.002)
+        monkeypatch.setattr(wire, "unread", late)
+        ours.shutdown()
+        assert await taken == sent
+
+    play(scene, pair=pair)
