@@ -88,7 +88,7 @@ def test_both_commands_stand_first():
     first, second = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)[:2]
 
     assert first.endswith("sluiceway demo")
-    assert second.endswith("-m pytest -q -n 3")
+    assert second.endswith("-m pytest -q -n 2")
     assert "\n" not in first + second
 
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from gateway import clock
 from gateway.ledger import Ledger
 from gateway.ledger.records import end_of, records
-from gateway.store.door import Store
+from gateway.store.door import DEADLINE, Store
 from gateway.store.embedded import embedded
 from tests.parts import stores
 
@@ -177,8 +177,8 @@ async def gateways(books):
     """Start gateways' ledgers on a store; each is closed at the end."""
     opened = []
 
-    async def start(name="g1", **options):
-        store = Store(books.url)
+    async def start(name="g1", *, patience=DEADLINE, **options):
+        store = Store(books.url, deadline=patience)
         ledger = Ledger(store, name, **options)
         await ledger.start()
         opened.append((ledger, store))

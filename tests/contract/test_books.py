@@ -98,7 +98,7 @@ class Callers:
 
 @pytest.mark.parametrize("arrives", ["once", "twice"])
 async def test_records_and_roll_ups_and_counters_agree_after_300_random_calls(server, gateway, arrives):
-    ledgers = [await gateway("g1"), await gateway("g2")]
+    ledgers = [await gateway("g1", patience=5.0), await gateway("g2", patience=5.0)]
     if arrives == "twice":
         for ledger in ledgers:
             twice(ledger)
@@ -179,7 +179,7 @@ def expected(model, told):
 
 
 async def test_a_record_tells_who_called_what_and_how_it_ended(server, gateway):
-    ledger = await gateway()
+    ledger = await gateway(patience=5.0)
     before = await server.now()
     told = Usage(100, 50, estimated=False, cached_tokens=30, reasoning_tokens=20)
     lost = Usage(7, 9, estimated=True)
@@ -201,7 +201,7 @@ async def test_a_record_tells_who_called_what_and_how_it_ended(server, gateway):
 
 async def test_growth_and_settlements_that_arrive_again_and_late_count_once(server, gateway):
     """In any order, after what came after them, and by another connection."""
-    ledger = await gateway()
+    ledger = await gateway(patience=5.0)
     sent = []
     once = ledger.store.send
 
