@@ -301,6 +301,8 @@ class Attempts:
             live.breaker.abandoned(probe=probe)
             return
         live.answered(self._request.api)
+        if self.continued:
+            metrics.continued.inc()
         told = relay.usage
         if told is not None and not self.continued:
             attempt.finished(told.completion_tokens)
@@ -333,7 +335,6 @@ class Attempts:
             self._waste(relay)
         else:
             self._continuing.broke(relay.attempt.candidate.deployment, self._used(relay))
-        self._services.metrics.continued.inc()
         self.relay = None
         self._keep_alive()
         return True

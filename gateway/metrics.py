@@ -111,7 +111,7 @@ class Metrics:
             "backend",
         )
         self.continued = Counter(
-            "sluiceway_streams_continued", "Streams that broke off and were gone on with elsewhere.", registry=registry
+            "sluiceway_streams_continued", "Streams that broke off and were made whole elsewhere.", registry=registry
         )
         self.malformed = Counter(
             "sluiceway_malformed_events", "Stream events passed on although they were not JSON.", registry=registry

@@ -2,8 +2,8 @@
 
 Sources: transformers/cli/serving, chat_completion.py, completion.py, response.py and utils.py. What it keeps is what
 those read; what it takes beside that it ignores, or refuses in other versions, and `logit_bias` is a 500 where a weight
-is a whole number. /responses streams unless it is told not to. A last message of the assistant's is answered by 200 and
-`{}`. /health fails only when the batching worker is dead.
+is a whole number. /responses streams unless it is told not to. A last message of the assistant's begins a new answer
+(in older versions it was answered by 200 and `{}`). /health fails only when the batching worker is dead.
 """
 
 from policies.dialects.dialect import Dialect, Priors

@@ -90,9 +90,8 @@ class ChatTap(Tap):
                 return True
         return False
 
-    @staticmethod
-    def _weigh(event: bytes) -> int:
-        return has_data(event)
+    def _weigh(self, events: bytes) -> int:
+        return has_data(events)
 
     def _note(self, data: bytes) -> bool:
         seen = _decode(data)

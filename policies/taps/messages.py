@@ -12,7 +12,6 @@ from policies.domain import Usage
 from policies.taps.tap import Tap, says_something
 from policies.usage import told_in
 
-_DELTA = b'"content_block_delta"'
 _DRIBBLED = frozenset({"text", "thinking"})
 """Blocks that begin empty."""
 
@@ -45,29 +44,12 @@ class MessagesTap(Tap):
     """Watches a stream of Messages."""
 
     named = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._usage: Usage | None = None
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the stream has told of its tokens."""
-        return self._usage
-
-    def _skim(self, chunk: bytes) -> int | None:
-        if not chunk.endswith(b"\n\n") or b"\r" in chunk or self._matters(chunk):
-            return None
-        return chunk.count(_DELTA)
+    delta = b'"content_block_delta"'
 
     @staticmethod
     def _matters(text: bytes) -> bool:
         """Say whether a word stands in `text` for which an event must be decoded: rather once too often."""
         return b'"message_' in text or b'"error"' in text or b"error\n" in text or b"[DONE]" in text
-
-    @staticmethod
-    def _weigh(event: bytes) -> int:
-        return event.count(_DELTA)
 
     def _note(self, data: bytes) -> bool:
         seen = _decode(data)

@@ -7,12 +7,10 @@ Law: committed by the first delta, or by the end; what opens a response or an it
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from policies.domain import Usage
 from policies.sse import has_data
 from policies.taps.tap import Tap, says_something
 from policies.usage import told_in
 
-_DELTA = b'.delta"'
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 _FAILURES = frozenset({"response.failed", "error"})
 
@@ -33,20 +31,13 @@ _decode = msgspec.json.Decoder(_Event).decode
 class ResponsesTap(Tap):
     """Watches a stream of Responses."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._usage: Usage | None = None
-
-    @property
-    def usage(self) -> Usage | None:
-        """What the stream has told of its tokens."""
-        return self._usage
+    delta = b'.delta"'
 
     def _skim(self, chunk: bytes) -> int | None:
-        if not chunk.endswith(b"\n\n") or b"\r" in chunk or self._matters(chunk):
-            return None
-        self.number += chunk.count(b"\ndata:") + chunk.startswith(b"data:")
-        return chunk.count(_DELTA)
+        content = super()._skim(chunk)
+        if content is not None:
+            self.number += chunk.count(b"\ndata:") + chunk.startswith(b"data:")
+        return content
 
     def _watch(self, event: bytes) -> bool:
         self.number += has_data(event)
@@ -63,10 +54,6 @@ class ResponsesTap(Tap):
             or b"error\n" in text
             or b"[DONE]" in text
         )
-
-    @staticmethod
-    def _weigh(event: bytes) -> int:
-        return event.count(_DELTA)
 
     def _note(self, data: bytes) -> bool:
         seen = _decode(data)

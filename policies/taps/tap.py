@@ -33,6 +33,8 @@ class Tap:
 
     named = False
     """Whether clients know an error by its event's name, whatever its data."""
+    delta = b""
+    """What stands in the data of each event with content, where one tells itself by its type."""
     number = 0
 
     def __init__(self) -> None:
@@ -45,11 +47,12 @@ class Tap:
         self.malformed = 0
         self._splitter = Splitter()
         self._held = bytearray()
+        self._usage: Usage | None = None
 
     @property
     def usage(self) -> Usage | None:
         """What the stream has told of its tokens."""
-        raise NotImplementedError
+        return self._usage
 
     @property
     def last(self) -> bytes:
@@ -122,17 +125,18 @@ class Tap:
 
     def _skim(self, chunk: bytes) -> int | None:
         """Return the content events of a chunk of whole events of which none matters; None where it needs a look."""
-        raise NotImplementedError
+        if not chunk.endswith(b"\n\n") or b"\r" in chunk or self._matters(chunk):
+            return None
+        return self._weigh(chunk)
 
     @staticmethod
     def _matters(text: bytes) -> bool:
         """Say whether a word stands in `text` for which an event must be decoded: rather once too often."""
         raise NotImplementedError
 
-    @staticmethod
-    def _weigh(event: bytes) -> int:
-        """Return how many content events an event counts as that does not matter."""
-        raise NotImplementedError
+    def _weigh(self, events: bytes) -> int:
+        """Return how many content events there are in events that do not matter."""
+        return events.count(self.delta)
 
     def _note(self, data: bytes) -> bool:
         """Decode an event's data and note what it says; False where it must not be passed on. Raises what JSON may."""
