@@ -1,7 +1,8 @@
 """A random-weight Mistral and its tokenizer in the Hugging Face layout, for the engines that read no GGUF.
 
-Law: as in `tests.parts.tiny_model`, whose words and whose way of choosing what is said these are. Numbers and JSON are
-all it takes to write: neither torch nor transformers is needed here, only by the engine that serves the folder.
+Law: as in `tests.parts.tiny_model`, whose words and whose way of choosing what is said these are; the brief one, as in
+`tests.parts.clients_model`. Numbers and JSON are all it takes to write: neither torch nor transformers is needed here,
+only by the engine that serves the folder.
 """
 
 import json
@@ -9,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.parts.tiny_model import WORDS, _byte_names
+from tests.parts.tiny_model import WORDS, Shape, _byte_names
 
-CONTEXT = 8192
-"""Tokens of one call, prompt and output."""
+TINY = Shape("tiny", width=128, layers=2, heads=4, key_value_heads=2, feed_forward=256, context=8192)
+BRIEF = Shape("brief", width=32, layers=1, heads=1, key_value_heads=1, feed_forward=32, context=65_536)
+"""It says one word and ends. As small as vLLM takes a head: 30,000 tokens of an agent's are to be read in seconds."""
 
 _SPECIALS = ("<unk>", "<s>", "</s>")
-_WIDTH, _LAYERS, _HEADS, _KEY_VALUE_HEADS, _FEED_FORWARD = 128, 2, 4, 2, 256
+_END = 2
 _BANNED = -1000.0
+_SURE = 10.0
 
 _TEMPLATE = """\
 {{- bos_token }}
@@ -28,14 +31,14 @@ _TEMPLATE = """\
 {%- if add_generation_prompt %}[assistant]{% endif %}"""
 
 
-def write_mistral(folder: Path) -> Path:
-    """Write the model into `folder` (once: one that is there is taken) and return it."""
+def write_mistral(folder: Path, shape: Shape = TINY) -> Path:
+    """Write the model of that shape into `folder` (once: one that is there is taken) and return it."""
     if (folder / "model.safetensors").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     tokens, merges = _vocabulary()
     for name, content in {
-        "config.json": _config(len(tokens)),
+        "config.json": _config(shape, len(tokens)),
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "do_sample": True},
         "tokenizer.json": _tokenizer(tokens, merges),
         "tokenizer_config.json": {
@@ -44,13 +47,16 @@ def write_mistral(folder: Path) -> Path:
             "bos_token": "<s>",
             "eos_token": "</s>",
             "pad_token": "</s>",
-            "model_max_length": CONTEXT,
+            "model_max_length": shape.context,
             "chat_template": _TEMPLATE,
         },
     }.items():
         (folder / name).write_text(json.dumps(content))
+    weights = _weights(shape, tokens)
+    if shape is BRIEF:
+        _end_after_a_word(weights)
     unfinished = folder / "model.part"
-    unfinished.write_bytes(_safetensors(_weights(tokens)))
+    unfinished.write_bytes(_safetensors(weights))
     unfinished.rename(folder / "model.safetensors")
     return folder
 
@@ -70,18 +76,18 @@ def _vocabulary() -> tuple[list[str], list[list[str]]]:
     return tokens, merges
 
 
-def _config(vocabulary: int) -> dict[str, object]:
+def _config(shape: Shape, vocabulary: int) -> dict[str, object]:
     return {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
         "vocab_size": vocabulary,
-        "hidden_size": _WIDTH,
-        "intermediate_size": _FEED_FORWARD,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _KEY_VALUE_HEADS,
-        "head_dim": _WIDTH // _HEADS,
-        "max_position_embeddings": CONTEXT,
+        "hidden_size": shape.width,
+        "intermediate_size": shape.feed_forward,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "head_dim": shape.width // shape.heads,
+        "max_position_embeddings": shape.context,
         "sliding_window": None,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10_000.0,
@@ -120,36 +126,49 @@ def _tokenizer(tokens: list[str], merges: list[list[str]]) -> dict[str, object]:
     }
 
 
-def _weights(tokens: list[str]) -> dict[str, np.ndarray]:
+def _weights(shape: Shape, tokens: list[str]) -> dict[str, np.ndarray]:
     """Make every tensor; the head of `tests.parts.tiny_model` says what coordinate 0 is for."""
     dice = np.random.default_rng(0)
-    shared = _WIDTH // _HEADS * _KEY_VALUE_HEADS
+    width, hidden = shape.width, shape.feed_forward
+    shared = width // shape.heads * shape.key_value_heads
     space = _byte_names()[ord(" ")]
     sayable = {space + word for word in WORDS}
-    embedding = dice.standard_normal((len(tokens), _WIDTH), np.float32)
+    embedding = dice.standard_normal((len(tokens), width), np.float32)
     embedding[:, 0] = 4.0
-    head = dice.standard_normal((len(tokens), _WIDTH), np.float32) / np.float32(np.sqrt(_WIDTH))
+    head = dice.standard_normal((len(tokens), width), np.float32) / np.float32(np.sqrt(width))
     head[:, 0] = [0.0 if token in sayable else _BANNED for token in tokens]
-    flat = np.ones(_WIDTH, np.float32)
+    flat = np.ones(width, np.float32)
     tensors = {"model.embed_tokens.weight": embedding, "model.norm.weight": flat, "lm_head.weight": head}
-    for layer in range(_LAYERS):
+    for layer in range(shape.layers):
         block = f"model.layers.{layer}"
         tensors[f"{block}.input_layernorm.weight"] = flat
         tensors[f"{block}.post_attention_layernorm.weight"] = flat
         for part, rows, columns in (
-            ("self_attn.q_proj", _WIDTH, _WIDTH),
-            ("self_attn.k_proj", shared, _WIDTH),
-            ("self_attn.v_proj", shared, _WIDTH),
-            ("self_attn.o_proj", _WIDTH, _WIDTH),
-            ("mlp.gate_proj", _FEED_FORWARD, _WIDTH),
-            ("mlp.up_proj", _FEED_FORWARD, _WIDTH),
-            ("mlp.down_proj", _WIDTH, _FEED_FORWARD),
+            ("self_attn.q_proj", width, width),
+            ("self_attn.k_proj", shared, width),
+            ("self_attn.v_proj", shared, width),
+            ("self_attn.o_proj", width, width),
+            ("mlp.gate_proj", hidden, width),
+            ("mlp.up_proj", hidden, width),
+            ("mlp.down_proj", width, hidden),
         ):
             matrix = dice.standard_normal((rows, columns), np.float32) / np.float32(np.sqrt(columns))
             if part in {"self_attn.o_proj", "mlp.down_proj"}:
                 matrix[0] = 0.0
             tensors[f"{block}.{part}.weight"] = matrix
     return tensors
+
+
+def _end_after_a_word(weights: dict[str, np.ndarray]) -> None:
+    """Let coordinate 1 say whether a token is a word, and the end of text alone read it."""
+    head = weights["lm_head.weight"]
+    words = head[:, 0] == 0.0
+    head[:, 1] = 0.0
+    head[_END, :2] = 0.0, _SURE
+    weights["model.embed_tokens.weight"][:, 1] = np.where(words, 4.0, -4.0)
+    for name, matrix in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            matrix[1] = 0.0
 
 
 def _safetensors(tensors: dict[str, np.ndarray]) -> bytes:

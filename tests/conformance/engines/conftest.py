@@ -1,4 +1,4 @@
-"""Real vLLM and transformers behind a real `sluiceway serve`, called by the official SDK: `-m engines`.
+"""Real vLLM and transformers behind a real `sluiceway serve`, called by the official clients: `-m engines`.
 
 What the scripted engines of the other tests say is what these said; here the engines speak for themselves.
 """

@@ -90,13 +90,14 @@ const steps = {
   },
   badKey: () => thrown(() => client.withOptions({ apiKey: stranger }).chat.completions.create(chat)),
   unknownModel: () => thrown(() => client.chat.completions.create({ ...chat, model: "nope" })),
+  failed: () => thrown(() => client.chat.completions.create(chat)),
   limited: async () => {
     const careful = client.withOptions({ apiKey: narrow });
     await careful.chat.completions.create(chat);
     return thrown(() => careful.chat.completions.create(chat));
   },
   tooLong: () => {
-    const messages = [{ role: "user", content: "a ".repeat(4096) }];
+    const messages = [{ role: "user", content: "a ".repeat(16384) }];
     return thrown(() => client.chat.completions.create({ ...chat, messages, stream: true }));
   },
   cancelled: async () => {
