@@ -52,10 +52,9 @@ class Suspects:
 
     def convict(self) -> None:
         """Hold their failures against them: another deployment begins to serve the call."""
-        now = clock.monotonic()
         while self._failed:
             ticket, failure = self._failed.pop()
-            ticket.live.convicted(failure, now, probe=ticket.probe)
+            ticket.live.convicted(failure, clock.monotonic(), probe=ticket.probe)
 
     def acquit(self) -> None:
         """Let those go that are left: nobody served."""
@@ -303,8 +302,9 @@ class Attempts:
         live.answered(self._request.api)
         if self.continued:
             metrics.continued.inc()
+            return
         told = relay.usage
-        if told is not None and not self.continued:
+        if told is not None:
             attempt.finished(told.completion_tokens)
             self._services.estimates.learn(
                 self._key, self._request, told.prompt_tokens, told.completion_tokens, relay.events

@@ -27,8 +27,20 @@ from policies.apis import APIS
 from policies.candidates import BUDGET
 from policies.claims import claim, lacks_money
 from policies.deadlines import HEADER, asked_total
-from policies.domain import API, Bill, Deadlines, Estimate, InferenceRequest, Model, Principal, Reservation, Route
+from policies.domain import (
+    API,
+    Bill,
+    Deadlines,
+    Estimate,
+    InferenceRequest,
+    Model,
+    Principal,
+    Reach,
+    Reservation,
+    Route,
+)
 from policies.limits import NANO, limit_headers
+from policies.reach import may_use
 from policies.rejections import Reason, Rejection
 from policies.request import read
 from policies.routing import route
@@ -45,6 +57,9 @@ _PLAIN = re.compile(rb"[A-Za-z0-9._, -]{1,512}")
 """What of a caller's headers goes upstream at all."""
 _STORE_DOWN = Rejection(
     Reason.STORE_DOWN, "Limits cannot be checked right now, so nothing is served; try again.", retry_after_us=1_000_000
+)
+_NO_INFERENCE = Rejection(
+    Reason.NOT_ALLOWED, "This credential lacks the scope `inference`, so it may not call models. Use another one."
 )
 _BUG = Rejection(Reason.INTERNAL, "The gateway failed on this call; its log has the reason under this request id.")
 
@@ -80,9 +95,11 @@ class Exchange:
         """Serve the call."""
         services = self._services
         self._begun_at = clock.monotonic()
-        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self._reply = Reply(send, _request_id(self._headers), services.config, self._api)
-        self._span = services.telemetry.server_span(scope["path"], self._headers, scope["client"][0])
+        self._headers: Headers = scope["headers"]
+        self._told = dict(reversed(self._headers))  # of two of one name the first
+        self._reply = Reply(send, _request_id(self._told), services.config, self._api)
+        self._address: str = scope["client"][0]
+        self._span = services.telemetry.server_span(scope["path"], self._headers, self._address)
         self._presence: Presence = scope["extensions"][PRESENCE]
         call = asyncio.current_task()
         if call is None:
@@ -111,10 +128,13 @@ class Exchange:
     async def _serve(self, receive: Receive) -> Rejection | None:
         """Take the call through its line; a Rejection where it ends with a no that is ours."""
         services = self._services
-        who = services.identities.cached(self._headers) or await services.identities.identify(self._headers)
+        identities = services.identities
+        who = identities.cached(self._headers, self._address) or await identities.identify(self._headers, self._address)
         if isinstance(who, Rejection):
             return who
         self._principal = who
+        if "inference" not in who.scopes:
+            return _NO_INFERENCE
         body = await services.intake.body(self._headers, receive, self._presence.body)
         if isinstance(body, Rejection):
             return body
@@ -141,27 +161,34 @@ class Exchange:
         model = services.catalog.find(request.model)
         if model is None:
             return services.catalog.missing(request.model)
-        total = asked_total(_header(self._headers, _TIMEOUT), model.deadlines.total)
+        if not may_use(who.reach, model):
+            return services.catalog.barred(request.model, who.reach)
+        total = asked_total(self._told.get(_TIMEOUT), model.deadlines.total)
         if isinstance(total, Rejection):
             return total
+        if who.cut and who.expires is not None:
+            total = min(total, max(who.expires - clock.wall(), 0.0))
         asked = total < model.deadlines.total
         self._deadlines = replace(model.deadlines, total=total) if asked else model.deadlines
         if model.name != request.model:
             request = replace(request, model=model.name)
-        session = _header(self._headers, _SESSIONS[0]) or _header(self._headers, _SESSIONS[1])
+        session = self._told.get(_SESSIONS[0]) or self._told.get(_SESSIONS[1])
         if session is not None:
             request = replace(request, session=f"{who.key}/{session[:MOST_SESSION].decode('latin-1')}")
         self._request = request
         self._estimate = services.estimates.of(who.key, request)
-        return self._rank(request, model)
+        return self._rank(request, model, who.reach)
 
-    def _rank(self, request: InferenceRequest, model: Model, *, broke: bool = False) -> Route | Rejection:
-        """Rank the deployments of `model`, if `broke` only those that cost nothing, and take a place at the first."""
+    def _rank(self, request: InferenceRequest, model: Model, reach: Reach, *, broke: bool = False) -> Route | Rejection:
+        """Rank the deployments of `model` that are within `reach`, and take a place at the first.
+
+        `broke`: only those that cost nothing.
+        """
         services = self._services
-        chain = services.catalog.chain(model)
+        chain = [link for link in services.catalog.chain(model) if may_use(reach, link)]
         now = clock.monotonic()
         snapshots = {link.name: services.fleet.snapshots(link, now) for link in chain}
-        planned = route(request, chain, snapshots, self._estimate, clock.dice, broke=broke)
+        planned = route(request, chain, snapshots, self._estimate, clock.dice, broke=broke, reach=reach)
         if isinstance(planned, Route):
             self._route = planned
             live = services.fleet.live(planned.order[0].deployment)
@@ -180,7 +207,7 @@ class Exchange:
                 return admitted
             self._spent = admitted
             self._leave_place()
-            again = self._rank(self._known_request(), planned.model, broke=True)
+            again = self._rank(self._known_request(), planned.model, who.reach, broke=True)
             if isinstance(again, Rejection):
                 return admitted
             self._reply.dropped = tuple(
@@ -319,12 +346,7 @@ def _forwarded(api: API, headers: Headers) -> Headers:
     return [header for header in headers if header[0] in names and _PLAIN.fullmatch(header[1])] if names else []
 
 
-def _request_id(headers: list[tuple[bytes, bytes]]) -> str:
+def _request_id(headers: dict[bytes, bytes]) -> str:
     """Return the caller's request id where it is a plain one, else a new one."""
-    told = _header(headers, b"x-request-id") or b""
+    told = headers.get(b"x-request-id", b"")
     return told.decode() if _REQUEST_ID.fullmatch(told) else new_request_id()
-
-
-def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the first header of that name, None where there is none."""
-    return next((value for found, value in headers if found == name), None)

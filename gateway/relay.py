@@ -20,7 +20,7 @@ from policies.domain import Deadlines, InferenceRequest, Usage
 from policies.failures import Failure, FailureKind, in_stream, of_answer, of_nothing, says_nothing
 from policies.rejections import Rejection
 from policies.sse import EVENTS, EventTooLargeError
-from policies.taps import tap_of
+from policies.taps import Tap, tap_of
 from policies.usage import usage_in, usage_of
 
 TAIL = 64 * 1024
@@ -28,6 +28,10 @@ TAIL = 64 * 1024
 
 BUFFERED = 8 * 1024 * 1024
 """Bytes of a plain answer that are held so that it can still fail over; a longer one is committed there."""
+
+
+_UNFED = Tap()
+"""What watches an answer that is no stream."""
 
 
 class Caller(Protocol):
@@ -81,7 +85,9 @@ class Relay:
         self.stopped: Rejection | None = None
         self.answer_bytes = 0
         self._usage: Usage | None = None
-        self._tap = tap_of(request.api, withhold_usage=not request.wants_usage, choices=request.choices)
+        self._tap = _UNFED
+        if request.stream:
+            self._tap = tap_of(request.api, withhold_usage=not request.wants_usage, choices=request.choices)
         self._request = request
         self._caller = caller
         self._watch = watch
@@ -203,10 +209,11 @@ class Relay:
             self._usage = usage_of(answer)
         except ValueError as error:
             raise AttemptFailed(Failure(FailureKind.TRUNCATED, str(error))) from error
-        failure = of_answer(answer)
-        if failure is not None:
-            raise AttemptFailed(failure)
-        if APIS[self._request.api].generates and self._usage is not None and not self._usage.completion_tokens:
+        if self._usage is None:
+            failure = of_answer(answer)
+            if failure is not None:
+                raise AttemptFailed(failure)
+        elif not self._usage.completion_tokens and APIS[self._request.api].generates:
             self._overflowed(answer)
         await self._commit(len(answer))
         self.finished = True

@@ -2,7 +2,8 @@
 
 Law: each exclusion has its reason in words. An exclusion is `soft` where it rests on belief (ejected, off, a prompt
 that seems too long, an API once refused, a freeze): if it would leave nothing, it gives way and the upstream decides
-(`policies.routing`). A spent budget is a fact, and so is what a kind of engine does not serve.
+(`policies.routing`). A spent budget is a fact, and so is what a kind of engine does not serve, where a caller may not
+go, and what an operator has drained.
 """
 
 import math
@@ -11,8 +12,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from policies.dialects import DIALECTS
-from policies.domain import API, InferenceRequest, Snapshot
+from policies.domain import API, InferenceRequest, Reach, Snapshot
 from policies.pricing import free
+from policies.reach import out_of_reach
 from policies.wishes import slighted
 
 BUDGET = "budget"
@@ -35,22 +37,45 @@ class Exclusion(Struct, frozen=True):
     fits: bool = True
 
 
+ANYWHERE = Reach()
+"""The reach of one who may go everywhere."""
+
+
 def exclusion(
-    snapshot: Snapshot, request: InferenceRequest, prompt_tokens: int, *, broke: bool = False
+    snapshot: Snapshot,
+    request: InferenceRequest,
+    prompt_tokens: int,
+    *,
+    broke: bool = False,
+    reach: Reach = ANYWHERE,
 ) -> Exclusion | None:
-    """Return why `snapshot`'s deployment cannot take `request`, or None if it can; `broke`: it must cost nothing."""
-    return next(_facts(snapshot, request, broke=broke), None) or next(_beliefs(snapshot, request, prompt_tokens), None)
+    """Return why `snapshot`'s deployment cannot take `request`, or None if it can.
+
+    `broke`: it must cost nothing; `reach`: where its caller may go.
+    """
+    return next(_reasons(snapshot, request, prompt_tokens, reach, broke=broke), None)
 
 
-def _facts(snapshot: Snapshot, request: InferenceRequest, *, broke: bool) -> Iterator[Exclusion]:
+def _reasons(
+    snapshot: Snapshot, request: InferenceRequest, prompt_tokens: int, reach: Reach, *, broke: bool
+) -> Iterator[Exclusion]:
+    yield from _facts(snapshot, request, reach, broke=broke)
+    yield from _beliefs(snapshot, request, prompt_tokens)
+
+
+def _facts(snapshot: Snapshot, request: InferenceRequest, reach: Reach, *, broke: bool) -> Iterator[Exclusion]:
     deployment, dialect = snapshot.deployment, DIALECTS[snapshot.deployment.kind]
+    if (reach.local_only or reach.backends) and (why := out_of_reach(reach, deployment)):
+        yield Exclusion(why, soft=False)
+    if snapshot.drained:
+        yield Exclusion("drained by an operator", soft=False)
     if request.api not in dialect.apis:
         yield Exclusion(missing_api(request.api), soft=False)
     if broke and not free(deployment.price):
         yield Exclusion(BUDGET, soft=False)
-    missing = request.modalities - deployment.modalities
-    if missing:
-        yield Exclusion(f"takes no {', '.join(sorted(missing))}", soft=False)
+    if not request.modalities <= deployment.modalities:
+        missing = sorted(request.modalities - deployment.modalities)
+        yield Exclusion(f"takes no {', '.join(missing)}", soft=False)
     if dialect.max_body is not None and request.size > dialect.max_body:
         yield Exclusion(f"takes at most {dialect.max_body} bytes", soft=False)
     if snapshot.absent is not None:

@@ -16,6 +16,7 @@ Overrun = Literal["finish", "cut"]
 WhenDown = Literal["deny", "local"]
 Tokenizer = Literal["mistral", "other"]
 OnStreamFailure = Literal["error", "continue"]
+Scope = Literal["inference", "admin:read", "admin:write"]
 
 
 class MeterKind(StrEnum):
@@ -79,8 +80,24 @@ class Level(Struct, frozen=True):
     when_down: WhenDown = "deny"
 
 
+class Reach(Struct, frozen=True):
+    """Which models and backends a principal's calls may go to.
+
+    `models`, `backends`: lists of names, each of which has to allow (none: anything goes); `NAME*` is every name that
+    begins so. `local_only`: its prompts are never sent to a hosted deployment.
+    """
+
+    models: tuple[tuple[str, ...], ...] = ()
+    backends: tuple[tuple[str, ...], ...] = ()
+    local_only: bool = False
+
+
 class Principal(Struct, frozen=True):
-    """Who is calling: organization > team > key. `time_zone`: where its calendar periods begin, an IANA name."""
+    """Who is calling: organization > team > key (or the subject of a token).
+
+    `time_zone`: where its calendar periods begin, an IANA name. `expires`: unix seconds from which its credential is
+    no good (None: it does not end); `cut`: a stream that runs longer than that is broken off.
+    """
 
     organization: str
     team: str
@@ -88,6 +105,10 @@ class Principal(Struct, frozen=True):
     name: str
     levels: tuple[Level, ...]
     time_zone: str = "UTC"
+    reach: Reach = Reach()
+    scopes: frozenset[Scope] = frozenset({"inference"})
+    expires: float | None = None
+    cut: bool = False
 
 
 class InferenceRequest(Struct, frozen=True):
@@ -129,7 +150,7 @@ class Deployment(Struct, frozen=True):
     """One model on one backend. `price` is None where it is unknown; `context_window` likewise.
 
     `tokenizer`: with `mistral` the engine templates by mistral-common, which takes no chat template of a caller's and
-    two reasoning efforts.
+    two reasoning efforts. `hosted`: what is sent there leaves the organization's own machines.
     """
 
     backend: str
@@ -139,6 +160,7 @@ class Deployment(Struct, frozen=True):
     modalities: frozenset[str]
     price: Price | None
     tokenizer: Tokenizer = "other"
+    hosted: bool = False
 
     @property
     def id(self) -> str:
@@ -207,6 +229,7 @@ class Snapshot(Struct, frozen=True):
     APIs it has said it does not have. `frozen_for`: seconds for which it has asked to be left alone (0: it has not).
     `down`: what its last free probe found wrong (None: nothing). `ttft_spread`: seconds by which 19 of 20 first tokens
     come later than predicted, at most. `absent`: why there is nothing to call at all (None: there is).
+    `drained`: an operator has asked for no new calls there.
     """
 
     deployment: Deployment
@@ -223,6 +246,7 @@ class Snapshot(Struct, frozen=True):
     down: str | None = None
     ttft_spread: float = 0.0
     absent: str | None = None
+    drained: bool = False
 
 
 class Candidate(Struct, frozen=True):

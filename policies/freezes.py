@@ -89,7 +89,7 @@ class Freeze:
 
     def left(self, now: float) -> float:
         """Return the seconds for which it is still left alone."""
-        return max(self.asked(now), self._guessed - now)
+        return max(0.0, self._limited - now, self._away - now, self._guessed - now)
 
     def asked(self, now: float) -> float:
         """Return the seconds that are left of what it asked for itself."""

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     SPENT = "insufficient_quota"
     OVERLOADED = "overloaded"
     STORE_DOWN = "store_unavailable"
+    ISSUER_DOWN = "issuer_unavailable"
     NO_DEPLOYMENT = "no_deployment_available"
     UPSTREAM_FAILED = "upstream_failed"
     UPSTREAM_REFUSED = "upstream_refused"
@@ -59,6 +60,7 @@ SHAPES: dict[Reason, Shape] = {
     Reason.SPENT: Shape(429, "insufficient_quota"),
     Reason.OVERLOADED: Shape(503, "server_error"),
     Reason.STORE_DOWN: Shape(503, "server_error"),
+    Reason.ISSUER_DOWN: Shape(503, "server_error"),
     Reason.NO_DEPLOYMENT: Shape(503, "server_error"),
     Reason.UPSTREAM_FAILED: Shape(502, "server_error"),
     Reason.UPSTREAM_REFUSED: Shape(502, "server_error"),

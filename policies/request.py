@@ -116,23 +116,23 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
     if not model:
         raise _BadMemberError("model", "'model' is missing: name one of the models that GET /v1/models lists.")
     shape = APIS[api]
-    if not any(name in members for name in shape.needs):
+    if members.keys().isdisjoint(shape.needs):
         raise _BadMemberError(shape.needs[0], f"{' or '.join(map(repr, shape.needs))} is missing.")
-    if len(bytes(members.get("stream_options", b""))) > MOST_OPTIONS:
+    if "stream_options" in members and len(memoryview(members["stream_options"])) > MOST_OPTIONS:
         raise _BadMemberError("stream_options", f"'stream_options' has more than {MOST_OPTIONS} bytes.")
     options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
-    prompt = [bytes(members[name]) for name in shape.prompts if name in members]
     media, inlined = _media(shape, members)
-    limits = [_number(members, name, 0, MOST_TOKENS) for name in shape.bounds]
+    prompt = [len(memoryview(members[name])) for name in shape.prompts if name in members]
+    limits = [_number(members, name, 0, MOST_TOKENS) for name in shape.bounds if name in members]
     return InferenceRequest(
         api=api,
         model=model,
         stream=shape.streams and bool(_member(members, "stream", _flag, "true or false")),
         wants_usage=bool(options and options.include_usage),
-        max_tokens=max((limit for limit in limits if limit is not None), default=None),
+        max_tokens=max([limit for limit in limits if limit is not None], default=None),
         choices=_choices(shape, members),
         size=size,
-        text_bytes=sum(map(len, prompt)) - inlined,
+        text_bytes=sum(prompt) - inlined,
         media=len(media),
         modalities=frozenset({"text", *(_MODALITIES[kind] for kind in media if kind in _MODALITIES)}),
         members=members,
@@ -143,7 +143,8 @@ def _media(shape: Shape, members: dict[str, Raw]) -> tuple[list[bytes], int]:
     """Return the kinds of a prompt's parts that are no text, and the bytes of those that are inlined."""
     if not shape.media:
         return [], 0
-    prompt = next(bytes(members[name]) for name in shape.needs if name in members)
+    there = [name for name in shape.needs if name in members]
+    prompt = bytes(members[there[0]])
     return _blocks_in(prompt) if shape.family == "anthropic" else _parts_in(prompt)
 
 
@@ -209,7 +210,7 @@ def _number(members: dict[str, Raw], name: str, least: int, most: int) -> int | 
 
 def _choices(shape: Shape, members: dict[str, Raw]) -> int:
     """Return how many answers are made: `n` (or `best_of`) for each prompt or input of a list."""
-    each = max((_number(members, name, 1, MOST_CHOICES) or 1 for name in shape.choices), default=1)
+    each = max([_number(members, name, 1, MOST_CHOICES) or 1 for name in shape.choices if name in members], default=1)
     if shape.several is None:
         return each
     prompt = bytes(members[shape.several])

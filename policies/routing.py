@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from policies.candidates import exclusion, missing_api
+from policies.candidates import ANYWHERE, exclusion, missing_api
 from policies.dialects import DIALECTS
-from policies.domain import Candidate, Estimate, InferenceRequest, Model, Route, Snapshot
+from policies.domain import Candidate, Estimate, InferenceRequest, Model, Reach, Route, Snapshot
+from policies.reach import LEAVES, NOT_THEIRS
 from policies.rejections import Reason, Rejection
 from policies.scoring import score
 
@@ -30,16 +31,18 @@ def route(
     dice: random.Random,
     *,
     broke: bool = False,
+    reach: Reach = ANYWHERE,
 ) -> Route | Rejection:
     """Return the route of `request` over `chain` (the model, then its fallbacks), or say that nothing can serve it.
 
-    `snapshots` holds each model's deployments by model name. `broke`: only over those that cost nothing.
+    `snapshots` holds each model's deployments by model name. `broke`: only over those that cost nothing; `reach`: only
+    where the caller may go.
     """
     order: list[Candidate] = []
     doubted: list[Candidate] = []
     dropped: list[Candidate] = []
     for model in chain:
-        ranked, doubtful, out = _rank(model, snapshots[model.name], request, estimate, dice, broke=broke)
+        ranked, doubtful, out = _rank(model, snapshots[model.name], request, estimate, dice, broke=broke, reach=reach)
         order += ranked
         doubted += doubtful
         dropped += out
@@ -50,9 +53,18 @@ def route(
     if not order:
         if dropped and all(out.dropped == missing_api(request.api) for out in dropped):
             return _unsupported(request, dropped)
+        if dropped and all(out.dropped in (LEAVES, NOT_THEIRS) for out in dropped):
+            return _unreachable(request, dropped)
         reasons = "; ".join(f"{out.deployment.id} {out.dropped}" for out in dropped) or "it has no deployments"
         return Rejection(Reason.NO_DEPLOYMENT, f"No deployment of {request.model!r} can serve this call: {reasons}.")
     return Route(chain[0], tuple(order), tuple(dropped))
+
+
+def _unreachable(request: InferenceRequest, dropped: Sequence[Candidate]) -> Rejection:
+    """Say that a model is served only where its caller's calls may not go, which waiting does not change."""
+    where = "; ".join(f"{out.deployment.id} is {out.dropped}" for out in dropped)
+    message = f"No deployment of {request.model!r} may be sent this caller's calls: {where}. Ask your operator."
+    return Rejection(Reason.NOT_ALLOWED, message, param="model")
 
 
 def _unsupported(request: InferenceRequest, dropped: Sequence[Candidate]) -> Rejection:
@@ -71,6 +83,7 @@ def _rank(
     dice: random.Random,
     *,
     broke: bool,
+    reach: Reach,
 ) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
     """Return a model's candidates: those to try, in order, those in a doubtful state, likewise, and those dropped."""
     feasible: list[Candidate] = []
@@ -79,7 +92,7 @@ def _rank(
     dropped: list[Candidate] = []
     for snapshot in snapshots:
         candidate = score(snapshot, estimate, model.routing)
-        out = exclusion(snapshot, request, estimate.prompt_tokens, broke=broke)
+        out = exclusion(snapshot, request, estimate.prompt_tokens, broke=broke, reach=reach)
         if out is None:
             feasible.append(candidate)
         else:
@@ -90,9 +103,14 @@ def _rank(
     else:
         feasible = _given_way(misfits)
     for candidates in (feasible, doubted):
-        candidates.sort(
-            key=lambda c: (c.reason == "late", c.money is None, c.score * (1 + TIE * _luck(request.session, c, dice)))
-        )
+        if len(candidates) > 1:
+            candidates.sort(
+                key=lambda c: (
+                    c.reason == "late",
+                    c.money is None,
+                    c.score * (1 + TIE * _luck(request.session, c, dice)),
+                )
+            )
     return feasible, doubted, dropped
 
 

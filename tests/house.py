@@ -11,12 +11,14 @@ PACKAGES = ("policies", "gateway")
 
 PURE = frozenset(
     [
+        "base64",
         "collections",
         "dataclasses",
         "datetime",
         "enum",
         "fractions",
         "functools",
+        "hashlib",
         "heapq",
         "bisect",
         "itertools",
@@ -64,7 +66,7 @@ RANKS = (
         "continuing",
         "attempts",
     ),
-    ("exchange", "upkeep"),
+    ("exchange", "upkeep", "following", "roll"),
     ("api",),
     ("app",),
     ("server",),

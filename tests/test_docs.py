@@ -10,6 +10,7 @@ from gateway.cli import COMMANDS
 from gateway.config import load
 from gateway.config.reading import Row
 from gateway.config.settings import KINDS
+from gateway.config.tenants import read_tenants
 from gateway.metrics import Metrics
 from policies.apis import APIS
 from policies.dialects import DIALECTS
@@ -44,6 +45,17 @@ def test_the_example_file_is_accepted(tmp_path):
     settings = load(path, {"SLUICEWAY_ADMIN_KEY": "x" * 32, "NVIDIA_API_KEY": "nvapi-x"})
 
     assert len(settings.models) == 2
+    assert len(settings.issuers) == 1
+
+
+def test_the_example_of_tenants_is_accepted(tmp_path):
+    """Copied from the page."""
+    path = tmp_path / "tenants.yaml"
+    path.write_text(re.search(r"### Tenants in a file\n.*?```yaml\n(.*?)```", README, re.DOTALL)[1])
+
+    tenants = read_tenants(path, {})
+
+    assert [len(tenants.plans), len(tenants.organizations), len(tenants.teams)] == [1, 1, 3]
 
 
 def test_every_command_is_on_the_page():
@@ -57,7 +69,11 @@ def test_every_metric_on_the_page_exists_and_every_labelled_one_is_on_it():
     registry = Metrics().registry
     exposed = {name for family in registry.collect() for name in (family.name, f"{family.name}_total")}
     read_when_scraped = {"sluiceway_store_round_trips", "sluiceway_open_reservations", "sluiceway_open_calls"}
-    read_when_scraped |= {"sluiceway_store_down", *(f"sluiceway_ledger_{name}" for name in FIGURES)}
+    read_when_scraped |= {
+        "sluiceway_store_down",
+        "sluiceway_identities_proven",
+        *(f"sluiceway_ledger_{name}" for name in FIGURES),
+    }
 
     assert named <= exposed | read_when_scraped
     assert {f.name for f in registry.collect()} - {"sluiceway_malformed_events"} <= {

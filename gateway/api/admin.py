@@ -1,78 +1,65 @@
-"""The admin API: keys and the books, for whoever holds the admin key.
+"""The admin API: organizations, teams, keys, plans, backends, the books and the audit.
 
-Law: every route stands behind the guard, every answer is JSON, every no is an error in the OpenAI shape that says what
+Law: every route stands behind one guard, every answer is JSON, every no is an error in the OpenAI shape that says what
 would be right. What a caller sends is typed and bounded before a handler sees it, so bad input cannot be a 500.
 """
 
-import hmac
-from collections.abc import Mapping
-from typing import Any
-
-from litestar import Request, Router
-from litestar.connection import ASGIConnection
-from litestar.datastructures import State
-from litestar.exceptions import ClientException, NotAuthorizedException
-from litestar.handlers import BaseRouteHandler
-from litestar.types import Guard
+from litestar import Router
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.admin_answers import ERROR_ANSWERS
+from gateway.api.admin_audit import audit_routes
+from gateway.api.admin_authors import request_id_in
+from gateway.api.admin_backends import backend_routes
 from gateway.api.admin_books import book_routes
+from gateway.api.admin_fleet import fleet_routes
 from gateway.api.admin_keys import key_routes
-from gateway.identity import keys
-from gateway.identity.directory import Directory
-from gateway.store.door import Store
-from policies.domain import Plan
+from gateway.api.admin_organizations import organization_routes
+from gateway.api.admin_parts import BackendView, Parts
+from gateway.api.admin_plans import plan_routes
+from gateway.api.admin_requests import MAX_BODY, JSONRequest
+from gateway.api.admin_schemas import CREDENTIAL, CREDENTIALS, BodySchemas
+from gateway.api.admin_teams import team_routes
+from gateway.api.admin_tokens import token_routes
+from gateway.api.guards import Guard
 
-__all__ = ["ERROR_ANSWERS", "MAX_BODY", "admin_router"]
-
-MAX_BODY = 64 * 1024
-"""Bytes of a request's body; a key's fields need 2 KB at most."""
-
-
-class JSONRequest(Request[Any, Any, State]):
-    """A request whose body is JSON, or a 400: two kinds of bad JSON would else come out as a 500."""
-
-    async def json(self) -> Any:  # noqa: ANN401 - the type is the base class's
-        """Return the decoded body."""
-        try:
-            return await super().json()
-        except UnicodeDecodeError as error:
-            raise ClientException("The body is not JSON: it has bytes that are not UTF-8.") from error
-        except RecursionError as error:
-            raise ClientException("The body is nested too deeply.") from error
+__all__ = ["CREDENTIALS", "ERROR_ANSWERS", "MAX_BODY", "BackendView", "BodySchemas", "Parts", "admin_router"]
 
 
-def admin_router(
-    directory: Directory, store: Store, plans: dict[str, Plan], zones: Mapping[str, str], admin_key: str
-) -> Router:
-    """Build the routes under `/admin/v1`; `zones` are the time zones of organizations, UTC where there is none.
-
-    Raises `ValueError` on an empty admin key, which would open the door.
-    """
-    if not admin_key:
-        raise ValueError("the admin key is empty: give `admin_key` a value")
+def admin_router(parts: Parts) -> Router:
+    """Build the routes under `/admin/v1`. Raises `ValueError` on an empty admin key, which would open the door."""
     return Router(
         "/admin/v1",
-        route_handlers=[*key_routes(directory, plans), *book_routes(store, zones)],
-        guards=[_guard(admin_key)],
+        route_handlers=[
+            *organization_routes(parts),
+            *team_routes(parts),
+            *key_routes(parts),
+            *plan_routes(parts),
+            *backend_routes(parts),
+            *fleet_routes(parts),
+            *token_routes(parts),
+            *audit_routes(parts),
+            *book_routes(parts),
+        ],
+        middleware=[_stamped],
+        guards=[Guard(parts.admin_key, parts.callers)],
         exception_handlers=ERROR_ANSWERS,
         request_class=JSONRequest,
         request_max_body_size=MAX_BODY,
+        security=[{CREDENTIAL: []}],
         tags=["admin"],
     )
 
 
-def _guard(admin_key: str) -> Guard:
-    # Digests are compared, so that not even the key's length can be timed.
-    expected = keys.digest(admin_key.encode())
+def _stamped(app: ASGIApp) -> ASGIApp:
+    """Give every answer the request's id, by which the audit names it."""
 
-    def admin_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        scheme, _space, token = connection.headers.get("authorization", "").partition(" ")
-        given = keys.digest(token.strip().encode("latin-1"))
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, expected):
-            raise NotAuthorizedException(
-                "This needs the admin key, as `Authorization: Bearer ...`; `serve` prints where it is kept.",
-                headers={"www-authenticate": "Bearer"},
-            )
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start" and (request_id := request_id_in(scope)):
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
 
-    return admin_only
+        await app(scope, receive, stamped)
+
+    return run

@@ -14,12 +14,12 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
+from gateway.api.admin_fields import RULES
+from gateway.errors import error_headers
 from gateway.store.door import StoreDown
+from policies.rejections import Rejection
 
 log = structlog.get_logger("sluiceway.admin")
-
-MAX_PAGE = 500
-"""Keys in one page, at most."""
 
 AnyRequest = Request[Any, Any, State]
 
@@ -39,9 +39,24 @@ class ErrorAnswer(Struct, frozen=True):
     error: ErrorBody
 
 
-def noes(wrong_input: str) -> dict[int, ResponseSpec]:
-    """Describe the answers of a route that are a no."""
-    return {400: no(wrong_input), 401: no("Not the admin key."), 503: no("The store is down.")}
+class Refused(Exception):  # noqa: N818 - a fact about the caller, not a fault
+    """The caller may not ask this, or cannot be asked who he is now; `rejection` says why."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+def noes(wrong_input: str, **more: str) -> dict[int, ResponseSpec]:
+    """Describe the answers of a route that are a no; `more`: others than every route has, as `not_found="..."`."""
+    told = {
+        400: wrong_input,
+        401: "No credential, or not a good one.",
+        403: "The credential lacks the scope, or may not be used now or from there.",
+        503: "The store is down, or the credential cannot be checked now.",
+    }
+    told |= {status: more[name] for status, name in _NAMES.items() if name in more}
+    return {status: no(description) for status, description in told.items()}
 
 
 def no(description: str) -> ResponseSpec:
@@ -54,27 +69,23 @@ def wrong(param: str, message: str) -> ValidationException:
     return ValidationException(message, extra=[{"key": param, "message": message, "ours": True}])
 
 
-_CODES = {
+def conflict(message: str) -> HTTPException:
+    """Return the error of what cannot be done as things are."""
+    return HTTPException(message, status_code=409)
+
+
+_NAMES = {404: "not_found", 409: "conflict", 412: "precondition_failed", 428: "precondition_required"}
+_CODES = _NAMES | {
     400: "invalid_value",
-    401: "invalid_admin_key",
-    404: "not_found",
     405: "method_not_allowed",
     413: "request_too_large",
 }
 
-_NAME_RULE = "must be 1 to 64 letters, digits, dots, underscores or hyphens"
-_MOMENT_RULE = "must be a time ago, such as 30d, 12h or 2w, or a date or ISO time, such as 2026-07-01"
-RULES = {
-    "organization": _NAME_RULE,
-    "team": _NAME_RULE,
-    "name": "must be 1 to 128 printable characters, at least one of them not a space",
-    "cursor": "must be the `next` of the page before",
-    "limit": f"must be a whole number from 1 to {MAX_PAGE}",
-    "by": "must be one or more of organization, team, key, model, deployment, day and hour, each once, with commas",
-    "since": _MOMENT_RULE,
-    "until": _MOMENT_RULE,
+CHANGING = {
+    "precondition_failed": "If-Match names another version than the one that is there, which is told.",
+    "precondition_required": "If-Match is missing.",
 }
-"""What would be right, in place of a validator's words (which quote a regular expression)."""
+"""The descriptions of a changing route's further answers."""
 
 
 def answer_http(request: AnyRequest, error: HTTPException) -> Response[ErrorAnswer]:
@@ -100,17 +111,27 @@ def answer_http(request: AnyRequest, error: HTTPException) -> Response[ErrorAnsw
     return _answer(status, body, error.headers)
 
 
+def answer_refused(_: AnyRequest, error: Refused) -> Response[ErrorAnswer]:
+    """Answer a caller who does not get past the guard."""
+    rejection = error.rejection
+    headers = {name.decode(): value.decode() for name, value in error_headers(rejection)}
+    if rejection.shape.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    body = ErrorBody(rejection.message, rejection.shape.type, rejection.param, rejection.reason.value)
+    return _answer(rejection.shape.status, body, headers)
+
+
 def answer_store_down(_: AnyRequest, error: StoreDown) -> Response[ErrorAnswer]:
     """Answer while the store is away."""
     message = f"The store is down: {error}. If this was a change, it may have been made: list before you try again."
-    return _answer(503, ErrorBody(message=message, type="server_error", param=None, code="store_unavailable"), None)
+    return _answer(503, ErrorBody(message, "server_error", None, "store_unavailable"), None)
 
 
 def answer_unexpected(request: AnyRequest, error: Exception) -> Response[ErrorAnswer]:
     """Answer a fault of ours: the log gets all of it, the caller nothing but the fact."""
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
     message = "The gateway made a mistake; its log says more."
-    return _answer(500, ErrorBody(message=message, type="server_error", param=None, code="internal_error"), None)
+    return _answer(500, ErrorBody(message, "server_error", None, "internal_error"), None)
 
 
 def _fault(fault: dict[str, Any]) -> str:
@@ -119,7 +140,7 @@ def _fault(fault: dict[str, Any]) -> str:
         return f"{key}: {message if fault.get('ours') else RULES.get(key, message)}"
     # An absent body is told as the missing argument's name, which means nothing to a caller.
     why = "" if message == "'data'" else f" ({message})"
-    return f"the body must be a JSON object with organization, team, name and, if wished, plan{why}"
+    return f"the body must be a JSON object with the fields that /schema tells of this route{why}"
 
 
 def _answer(status: int, error: ErrorBody, headers: dict[str, str] | None) -> Response[ErrorAnswer]:
@@ -128,6 +149,7 @@ def _answer(status: int, error: ErrorBody, headers: dict[str, str] | None) -> Re
 
 ERROR_ANSWERS: ExceptionHandlersMap = {
     HTTPException: answer_http,
+    Refused: answer_refused,
     StoreDown: answer_store_down,
     Exception: answer_unexpected,
 }

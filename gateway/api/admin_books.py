@@ -4,7 +4,7 @@ Law: the books are read one reader at a time, in bounded pieces; an answer's siz
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -15,13 +15,14 @@ from litestar.params import QueryParameter
 from msgspec import UNSET, Struct, UnsetType, convert
 
 from gateway import clock
-from gateway.api.admin_answers import RULES, noes, wrong
-from gateway.api.admin_keys import NAME
+from gateway.api.admin_answers import noes, wrong
+from gateway.api.admin_fields import NAME, RULES
+from gateway.api.admin_parts import Parts
+from gateway.identity.records import OrganizationRecord
 from gateway.ledger import audit, reports
 from gateway.ledger.ledger import ORGANIZATIONS
 from gateway.ledger.records import Amounts
 from gateway.ledger.reports import By
-from gateway.store.door import Store
 from policies.limits import usd
 from policies.meters import SORTS, Measure
 
@@ -117,24 +118,37 @@ class Audit(Struct, frozen=True):
 class _Desk:
     """What both routes need."""
 
-    def __init__(self, store: Store, zones: Mapping[str, str]) -> None:
-        self.store = store
+    def __init__(self, parts: Parts) -> None:
+        self.store = parts.store
         self.one_at_a_time = asyncio.Lock()
-        self._zones = zones
+        self._registry = parts.registry
+        self._of_file = parts.organizations
 
-    def zone(self, organization: str | None) -> tzinfo:
-        """Return the time zone of an organization, UTC for one that has none, and for all together."""
-        return ZoneInfo(self._zones.get(organization or "", "UTC"))
+    async def zone(self, organization: str | None) -> tzinfo:
+        """Return the time zone of an organization, and UTC for all together."""
+        return UTC if organization is None else (await self.zones([organization]))[organization]
+
+    async def zones(self, organizations: Sequence[str]) -> dict[str, tzinfo]:
+        """Return the time zone of each, which is its record's, else the file's, else UTC."""
+        found = await self._registry.several([(OrganizationRecord, name) for name in organizations])
+        return {
+            name: ZoneInfo((one and one.record.time_zone) or self._zone_of_file(name))
+            for name, one in zip(organizations, found, strict=True)
+        }
 
     async def organizations(self) -> list[str]:
         """Return every organization that ever called."""
         (names,) = await self.store.send(["SMEMBERS", ORGANIZATIONS])
         return sorted(name.decode() for name in names)
 
+    def _zone_of_file(self, organization: str) -> str:
+        known = self._of_file.get(organization)
+        return "UTC" if known is None else known.time_zone
 
-def book_routes(store: Store, zones: Mapping[str, str]) -> list[HTTPRouteHandler]:
-    """Build the routes that read the books; `zones` are the time zones of organizations."""
-    desk = _Desk(store, zones)
+
+def book_routes(parts: Parts) -> list[HTTPRouteHandler]:
+    """Build the routes that read the books."""
+    desk = _Desk(parts)
     return [_usage(desk), _check(desk)]
 
 
@@ -150,12 +164,11 @@ def _usage(desk: _Desk) -> HTTPRouteHandler:
         organization: AnyOrganization = None, by: Dimensions = None, since: Since = "30d", until: Until = None
     ) -> UsageReport:
         dimensions = _dimensions(by, organization)
-        within = _span(since, until, desk.zone(organization))
+        within = _span(since, until, await desk.zone(organization))
         async with desk.one_at_a_time:
             names = [organization] if organization else await desk.organizations()
             try:
-                zones = {name: desk.zone(name) for name in names}
-                report = await reports.usage(desk.store, zones, within, dimensions)
+                report = await reports.usage(desk.store, await desk.zones(names), within, dimensions)
             except reports.TooManyRows as error:
                 rule = f"a report has at most {reports.MOST_ROWS} rows; ask by less, or for a shorter time"
                 raise wrong("by", rule) from error
@@ -183,7 +196,8 @@ def _check(desk: _Desk) -> HTTPRouteHandler:
         async with desk.one_at_a_time:
             levels = await audit.levels_of(desk.store, organization)
             names = [organization] if organization else sorted({*levels, *await desk.organizations()})
-            found = [await audit.check(desk.store, name, levels.get(name, []), desk.zone(name)) for name in names]
+            zones = await desk.zones(names)
+            found = [await audit.check(desk.store, name, levels.get(name, []), zones[name]) for name in names]
         return Audit(
             organizations=len(found),
             meters=sum(one.meters for one in found),

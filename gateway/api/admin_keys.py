@@ -1,98 +1,107 @@
 """The admin API's routes for keys.
 
-Law: a key's secret is in the answer that creates it and nowhere else.
+Law: a key's secret is in the answer that creates or replaces it and nowhere else. Revoking asks for no version: it is
+the safe direction, and never waits for anybody.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import delete, get, post
+from litestar import Response, delete, get, patch, post
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, PathParameter, QueryParameter
-from msgspec import Meta, Struct, convert
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from gateway.api.admin_answers import MAX_PAGE, RULES, no, noes, wrong
-from gateway.identity import keys
-from gateway.identity.directory import Directory
-from policies.domain import Plan
+from gateway import clock
+from gateway.api.admin_answers import CHANGING, AnyRequest, conflict, noes
+from gateway.api.admin_authors import author_of
+from gateway.api.admin_fields import KEY_ID, NAME
+from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made
+from gateway.api.admin_paging import DEFAULT_PAGE, Limit
+from gateway.api.admin_parts import Parts
+from gateway.api.admin_schemas import OptionalBody
+from gateway.api.admin_terms import TermsAnswer, terms_of
+from gateway.api.admin_versions import ETAG, IfMatch, Versions, answer
+from gateway.identity.key_making import create_key, rotate_key
+from gateway.identity.last_used import last_used
+from gateway.identity.records import KeyRecord
+from gateway.identity.registry import Conflict, Stored
+from policies.domain import Scope
 
-DEFAULT_PAGE = 100
-"""Keys in one page where nobody says."""
-
-# `(?![\s\S])` instead of `$`, which in Python also matches before a final line feed.
-NAME = r"^[A-Za-z0-9._-]{1,64}(?![\s\S])"
-_ID = rf"^[0-9A-Za-z]{{{keys.ID_LENGTH}}}(?![\s\S])"
-
-Name = Annotated[str, Meta(pattern=NAME, description="1 to 64 letters, digits, dots, underscores or hyphens.")]
 AnyOrganization = Annotated[str | None, QueryParameter(pattern=NAME, description="Only this organization's keys.")]
-Cursor = Annotated[str | None, QueryParameter(pattern=_ID, description="The `next` of the page before.")]
-Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE, description="Keys in the page.")]
+Cursor = Annotated[str | None, QueryParameter(pattern=KEY_ID, description="The `next` of the page before.")]
 KeyID = Annotated[str, PathParameter(description="The key's id: the 12 characters after `sw_`.")]
 
+OVERLAP = 3600
+"""Seconds for which the secret before is still taken where nobody says: time to hand the new one out."""
 
-class NewKey(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a key is made of. `plan` binds the key's own level only; without one only team and organization do."""
-
-    organization: Name
-    team: Name
-    name: Annotated[str, Meta(min_length=1, max_length=128, description="For people: printable, 1 to 128 characters.")]
-    plan: str | None = None
+MOST_OVERLAP = 30 * 86_400
 
 
-class CreatedKey(Struct, frozen=True):
-    """A new key; `key` is shown here and never again."""
+class Rotation(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a key's secret is replaced. `overlap`: seconds for which the one before is still taken."""
 
-    id: str
-    key: str
-    organization: str
-    team: str
-    name: str
-    plan: str | None
+    overlap: Annotated[int, Meta(ge=0, le=MOST_OVERLAP)] = OVERLAP
 
 
-class ListedKey(Struct, frozen=True):
-    """A key without its secret; `created` is in unix seconds."""
+class KeyAnswer(TermsAnswer, frozen=True, kw_only=True):
+    """A key without its secret. `created`, `expires`, `last_used` (about) and `former_until` are in unix seconds.
+
+    `former_until`: until when the secret before the last is still taken, null where it is not.
+    """
 
     id: str
     organization: str
     team: str
     name: str
-    plan: str | None
+    scopes: tuple[Scope, ...]
+    networks: tuple[str, ...] | None
     created: int
+    expires: int | None
     revoked: bool
+    last_used: int | None
+    former_until: int | None
+    version: int
+
+
+class SecretAnswer(KeyAnswer, frozen=True, kw_only=True):
+    """A key with a new secret; `key` is shown here and never again."""
+
+    key: str
 
 
 class KeyPage(Struct, frozen=True):
     """Keys in the order of their ids; `next` is the cursor of the page after, null on the last."""
 
-    keys: list[ListedKey]
+    keys: list[KeyAnswer]
     next: str | None
 
 
-def key_routes(directory: Directory, plans: dict[str, Plan]) -> list[HTTPRouteHandler]:
-    """Build the routes that create, list and revoke keys."""
-    return [_create_key(directory, plans), _list_keys(directory), _revoke_key(directory)]
+def key_routes(parts: Parts) -> list[HTTPRouteHandler]:
+    """Build the routes that create, list, show, change, rotate and revoke keys."""
+    return [_create(parts), _list(parts), _show(parts), _change(parts), _rotate(parts), _revoke(parts)]
 
 
-def _create_key(directory: Directory, plans: dict[str, Plan]) -> HTTPRouteHandler:
+def _create(parts: Parts) -> HTTPRouteHandler:
     @post(
         "/keys",
         summary="Create a key",
-        description="Makes an API key for a team of an organization. The answer holds the key, which is not kept.",
+        description="Makes an API key for a team of an organization, both of which are made if they are not there. "
+        "The answer holds the key, which is not kept.",
+        response_headers=ETAG,
         responses=noes("A field is wrong."),
     )
-    async def create_key(data: JSONBody[NewKey]) -> CreatedKey:
-        if not data.name.isprintable() or data.name.isspace():
-            raise wrong("name", RULES["name"])
-        if data.plan is not None and data.plan not in plans:
-            raise wrong("plan", f"there is no plan {data.plan!r}; known: {', '.join(sorted(plans))}")
-        record, key = await directory.create(data.organization, data.team, data.name, data.plan)
-        return CreatedKey(record.id, key, record.organization, record.team, record.name, record.plan)
+    async def create_key_route(request: AnyRequest, data: JSONBody[NewKey]) -> Response[SecretAnswer]:
+        wanted = made(data)
+        await check_key(parts, wanted)
+        stored, key = await create_key(parts.registry, author_of(request), wanted)
+        return answer(_secret(stored, None, key), stored.version, 201)
 
-    return create_key
+    return create_key_route
 
 
-def _list_keys(directory: Directory) -> HTTPRouteHandler:
+def _list(parts: Parts) -> HTTPRouteHandler:
     @get(
         "/keys",
         summary="List keys",
@@ -102,23 +111,148 @@ def _list_keys(directory: Directory) -> HTTPRouteHandler:
     async def list_keys(
         organization: AnyOrganization = None, cursor: Cursor = None, limit: Limit = DEFAULT_PAGE
     ) -> KeyPage:
-        page = await directory.list(organization, cursor, limit)
-        return KeyPage(
-            keys=[convert(record, ListedKey, from_attributes=True) for record in page.records], next=page.cursor
-        )
+        page = await parts.registry.page(KeyRecord, after=cursor, limit=limit, organization=organization)
+        used = await last_used(parts.store, [one.record.key_id for one in page.records])
+        return KeyPage([_told(one, when) for one, when in zip(page.records, used, strict=True)], page.cursor)
 
     return list_keys
 
 
-def _revoke_key(directory: Directory) -> HTTPRouteHandler:
+def _show(parts: Parts) -> HTTPRouteHandler:
+    @get(
+        "/keys/{key_id:str}",
+        summary="Show a key",
+        description="Shows one key, without its secret.",
+        response_headers=ETAG,
+        responses=noes("The id is wrong.", not_found="There is no such key."),
+    )
+    async def show_key(key_id: KeyID) -> Response[KeyAnswer]:
+        there = await parts.registry.get(KeyRecord, key_id)
+        if there is None:
+            raise _missing()
+        return await _answer(parts, there)
+
+    return show_key
+
+
+def _change(parts: Parts) -> HTTPRouteHandler:
+    @patch(
+        "/keys/{key_id:str}",
+        summary="Change a key",
+        description="Changes the fields that the body has, and no other; a plan takes the place of meters, and meters "
+        "that of a plan. In force on every gateway within a second.",
+        response_headers=ETAG,
+        responses=noes(
+            "A field is wrong.", not_found="There is no such key.", conflict="The key is revoked.", **CHANGING
+        ),
+    )
+    async def change_key(
+        request: AnyRequest, key_id: KeyID, data: JSONBody[KeyChange], if_match: IfMatch = None
+    ) -> Response[KeyAnswer]:
+        async def merged(before: KeyRecord) -> KeyRecord:
+            record = changed(_live(before), data)
+            await check_key(parts, record)
+            return record
+
+        stored = await Versions(parts.registry).change(
+            KeyRecord, key_id, merged, author_of(request), if_match=if_match, missing=_missing()
+        )
+        return await _answer(parts, stored)
+
+    return change_key
+
+
+def _rotate(parts: Parts) -> HTTPRouteHandler:
+    @post(
+        "/keys/{key_id:str}/rotate",
+        summary="Rotate a key",
+        description="Gives the key another secret under the same id; the answer holds it, and it is not kept. The one "
+        "before is taken for `overlap` seconds more, and the one before that no longer.",
+        operation_class=OptionalBody,
+        status_code=200,
+        response_headers=ETAG,
+        responses=noes(
+            "A field is wrong.", not_found="There is no such key.", conflict="The key is revoked, or has expired."
+        ),
+    )
+    async def rotate(
+        request: AnyRequest, key_id: KeyID, data: JSONBody[Rotation | None] = None
+    ) -> Response[SecretAnswer]:
+        overlap = OVERLAP if data is None else data.overlap
+        while True:
+            there = await parts.registry.get(KeyRecord, key_id)
+            if there is None:
+                raise _missing()
+            expires = _live(there.record).expires
+            if expires is not None and expires <= clock.wall():
+                raise conflict("The key has expired, and so would its new secret. Change its `expires` first.")
+            try:
+                stored, key = await rotate_key(parts.registry, author_of(request), there, overlap)
+            except Conflict:
+                continue  # somebody changed it meanwhile, which a rotation leaves as it is
+            (used,) = await last_used(parts.store, [key_id])
+            return answer(_secret(stored, used, key), stored.version)
+
+    return rotate
+
+
+def _revoke(parts: Parts) -> HTTPRouteHandler:
     @delete(
         "/keys/{key_id:str}",
         summary="Revoke a key",
         description="Refuses the key from now on, on every gateway within a second. Revoking twice is no error.",
-        responses={**noes("A parameter is wrong."), 404: no("There is no such key.")},
+        responses=noes("The id is wrong.", not_found="There is no such key."),
     )
-    async def revoke_key(key_id: KeyID) -> None:
-        if not await directory.revoke(key_id):
-            raise NotFoundException("There is no key with this id. `sluiceway keys list` shows the ids.")
+    async def revoke_key(request: AnyRequest, key_id: KeyID) -> None:
+        async def revoked(before: KeyRecord) -> KeyRecord:
+            return replace(before, revoked=True, former=None)
+
+        await Versions(parts.registry).change(
+            KeyRecord, key_id, revoked, author_of(request), if_match="*", missing=_missing(), action="revoke"
+        )
 
     return revoke_key
+
+
+def _missing() -> NotFoundException:
+    return NotFoundException("There is no key with this id. `sluiceway keys list` shows the ids.")
+
+
+def _live(record: KeyRecord) -> KeyRecord:
+    """Return a record that may be changed. Raises HTTPException."""
+    if record.revoked:
+        raise conflict("The key is revoked, for good. Create another.")
+    return record
+
+
+async def _answer(parts: Parts, stored: Stored[KeyRecord]) -> Response[KeyAnswer]:
+    (used,) = await last_used(parts.store, [stored.record.key_id])
+    return answer(_told(stored, used), stored.version)
+
+
+def _secret(stored: Stored[KeyRecord], used: int | None, key: str) -> SecretAnswer:
+    return SecretAnswer(key=key, **_fields(stored, used))
+
+
+def _told(stored: Stored[KeyRecord], used: int | None) -> KeyAnswer:
+    return KeyAnswer(**_fields(stored, used))
+
+
+def _fields(stored: Stored[KeyRecord], used: int | None) -> dict[str, Any]:
+    record = stored.record
+    former = None if record.former is None or record.former.until <= clock.wall() else record.former.until
+    return {
+        "id": record.key_id,
+        "organization": record.organization,
+        "team": record.team,
+        "name": record.name,
+        **terms_of(record),
+        "scopes": record.scopes,
+        "networks": record.networks,
+        "created": record.created,
+        "expires": record.expires,
+        "revoked": record.revoked,
+        "last_used": used,
+        "former_until": former,
+        "version": stored.version,
+    }

@@ -18,7 +18,8 @@ from gateway.errors import error_body, error_headers, new_request_id
 from gateway.exchange import Exchange
 from gateway.services import Services
 from policies.apis import APIS
-from policies.domain import API, Model
+from policies.domain import API, Model, Principal
+from policies.reach import may_use
 from policies.rejections import Rejection
 
 OWNER = "sluiceway"
@@ -55,22 +56,24 @@ def inference_router(services: Services) -> Router:
     @get("/models", summary="List models")
     async def models(request: Request[Any, Any, Any]) -> Response[Any]:
         """List the models that the calling key may use."""
-        refused = await _refused(services, request)
-        if refused is not None:
-            return refused
-        data = [_entry(model) for model in services.catalog.models]
+        who = await _caller(services, request)
+        if isinstance(who, Rejection):
+            return _rejected(who)
+        data = [_entry(model) for model in services.catalog.models if may_use(who.reach, model)]
         return Response({"object": "list", "data": data}, headers={"x-request-id": new_request_id()})
 
     @get("/models/{model_id:path}", summary="Describe a model")
     async def model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[Any]:
         """Describe one model; its id may hold slashes."""
-        refused = await _refused(services, request)
-        if refused is not None:
-            return refused
+        who = await _caller(services, request)
+        if isinstance(who, Rejection):
+            return _rejected(who)
         name = model_id.removeprefix("/")
         found = services.catalog.find(name)
         if found is None:
             return _rejected(services.catalog.missing(name))
+        if not may_use(who.reach, found):
+            return _rejected(services.catalog.barred(name, who.reach))
         return Response(_entry(found), headers={"x-request-id": new_request_id()})
 
     listing = Router("/v1", route_handlers=[models, model], tags=["OpenAI API"])
@@ -83,16 +86,16 @@ def _hot(services: Services, path: str, api: API) -> HTTPRouteHandler:
     family = "Anthropic API" if APIS[api].family == "anthropic" else "OpenAI API"
 
     @post(path, summary=summary, description=description, operation_id=api, status_code=200, tags=[family])
-    async def serve() -> ASGIApp:
+    async def serve() -> Exchange:
         return Exchange(services, api)
 
     return serve
 
 
-async def _refused(services: Services, request: Request[Any, Any, Any]) -> Response[Any] | None:
-    headers = list(request.scope["headers"])
-    who = services.identities.cached(headers) or await services.identities.identify(headers)
-    return _rejected(who) if isinstance(who, Rejection) else None
+async def _caller(services: Services, request: Request[Any, Any, Any]) -> Principal | Rejection:
+    """Say who asks; whoever has a credential may ask, whatever its scopes."""
+    headers, client = list(request.scope["headers"]), request.scope["client"]
+    return await services.identities.identify(headers, client[0] if client else "")
 
 
 def _rejected(rejection: Rejection) -> Response[Any]:

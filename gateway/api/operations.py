@@ -5,14 +5,17 @@ Law: liveness says only that the loop turns; readiness that calls would be taken
 
 from collections.abc import Awaitable, Callable
 
-from litestar import Litestar, get
+from litestar import get
+from litestar.handlers import HTTPRouteHandler
 from litestar.response import Response
 
 from gateway.metrics import Metrics
 
 
-def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]], state: Callable[[], str]) -> Litestar:
-    """Return the app; `ready` says why not, or None; `state` says how well, where it is ready."""
+def operations_routes(
+    metrics: Metrics, ready: Callable[[], Awaitable[str | None]], state: Callable[[], str]
+) -> list[HTTPRouteHandler]:
+    """Build the routes; `ready` says why not, or None; `state` says how well, where it is ready."""
 
     @get("/livez", sync_to_thread=False)
     def livez() -> str:
@@ -32,4 +35,4 @@ def operations_app(metrics: Metrics, ready: Callable[[], Awaitable[str | None]],
         """Return the metrics in Prometheus' text format."""
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Litestar([livez, readyz, scrape], openapi_config=None, logging_config=None)
+    return [livez, readyz, scrape]

@@ -5,9 +5,10 @@ Law: a command knows nothing but this API; whatever goes wrong is one line that 
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import click
 import httpx
@@ -20,8 +21,25 @@ DEFAULT_KEY_FILE = Path("data/admin.key")
 TIMEOUT = 10.0
 """Seconds to wait for an answer."""
 
+PAGE = 500
+"""Records asked for at once, as many as the API gives."""
+
+ANY_VERSION = {"if-match": "*"}
+"""Headers of a change to whatever is there."""
+
+Document = dict[str, Any]
+"""A record as the API tells it."""
+
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class RefusedError(click.ClickException):
+    """The gateway said no; `status` is its HTTP status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class _ErrorBody(msgspec.Struct):
@@ -35,7 +53,8 @@ class _ErrorAnswer(msgspec.Struct):
 class AdminApi:
     """A gateway's admin API. Every call raises `click.ClickException` with one line for the user."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, client: httpx.Client, url: str, key: str) -> None:
+        self._client = client
         self._url = url.rstrip("/")
         self._key = key
 
@@ -47,34 +66,75 @@ class AdminApi:
         *,
         params: Mapping[str, str | None] | None = None,
         body: object = None,
-        timeout: float = TIMEOUT,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> T:
-        """Call `path` under `/admin/v1`; return its JSON as `answer`. Params that are None are left out."""
-        content = self._call(method, path, params, body, timeout)
+        """Call `path` under `/admin/v1`; return its JSON as `answer`. Params that are None are left out.
+
+        `timeout`: seconds to wait for it, None: as long as for any.
+        """
+        content = self._call(method, path, params=params, body=body, headers=headers, timeout=timeout)
         try:
             return msgspec.json.decode(content, type=answer)
         except msgspec.DecodeError as error:
             raise self._stranger(f"an answer that makes no sense ({error})") from error
 
-    def tell(self, method: str, path: str) -> None:
+    def tell(self, method: str, path: str, *, body: object = None, headers: Mapping[str, str] | None = None) -> None:
         """Call `path` for its effect."""
-        self._call(method, path, None, None, TIMEOUT)
+        self._call(method, path, body=body, headers=headers)
+
+    def find(self, path: str) -> Document | None:
+        """Return the record at `path`, None where there is none."""
+        try:
+            return self.ask("GET", path, Document)
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def each(
+        self, path: str, member: str, *, params: Mapping[str, str | None] | None = None, most: int | None = None
+    ) -> Iterator[Document]:
+        """Yield the records that the pages of `path` hold as `member`, at most `most` of them (None: all)."""
+        cursor: str | int | None = None
+        while True:
+            limit = PAGE if most is None else min(PAGE, most)
+            asked = {**(params or {}), "cursor": None if cursor is None else str(cursor), "limit": str(limit)}
+            page = self.ask("GET", path, dict[str, msgspec.Raw], params=asked)
+            try:
+                records = msgspec.json.decode(page[member], type=list[Document])
+                cursor = msgspec.json.decode(page.get("next", b"null"), type=str | int | None)
+            except (KeyError, msgspec.DecodeError) as error:
+                raise self._stranger(f"a list without {member}") from error
+            yield from records[:most]
+            if most is not None:
+                most -= len(records)
+            if cursor is None or most == 0:
+                return
 
     def _call(
-        self, method: str, path: str, params: Mapping[str, str | None] | None, body: object, timeout: float
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | None] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> bytes:
         given = {name: value for name, value in (params or {}).items() if value is not None}
-        headers = {"authorization": f"Bearer {self._key}"}
+        sent = {"authorization": f"Bearer {self._key}", **(headers or {})}
+        within = TIMEOUT if timeout is None else timeout
         try:
-            response = httpx.request(
-                method, f"{self._url}/admin/v1{path}", params=given, json=body, headers=headers, timeout=timeout
+            response = self._client.request(
+                method, f"{self._url}/admin/v1{path}", params=given, json=body, headers=sent, timeout=within
             )
         except httpx.ConnectError as error:
             raise click.ClickException(
                 f"nothing answers at {self._url} ({error}). Is `sluiceway serve` running there? Else give --url."
             ) from error
         except httpx.TimeoutException as error:
-            raise click.ClickException(f"{self._url} did not answer within {timeout:.0f} s. Try again.") from error
+            raise click.ClickException(f"{self._url} did not answer within {within:.0f} s. Try again.") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
             raise click.ClickException(
                 f"{self._url!r} is no address ({error}). Give --url as {DEFAULT_URL}."
@@ -92,13 +152,28 @@ class AdminApi:
             return self._stranger(f"{response.status_code} without an error of ours")
         if response.status_code == 401:
             message = (
-                f"{self._url} refused the admin key. Put the one it was started with into SLUICEWAY_ADMIN_KEY, "
-                f"or its file's path into --admin-key-file."
+                f"{self._url} refused the admin key: {message.rstrip('.')}. Set SLUICEWAY_ADMIN_KEY to the right one, "
+                f"or give --admin-key-file."
             )
-        return click.ClickException(" ".join(message.split()))
+        elif response.status_code == 412:
+            message = f"somebody else changed it meanwhile ({message.rstrip('.')}). Look at it and run this again."
+        return RefusedError(" ".join(message.split()), response.status_code)
 
     def _stranger(self, answer: str) -> click.ClickException:
         return click.ClickException(f"{self._url} gave {answer}. Is it a Sluiceway gateway? Check --url.")
+
+
+def path_to(*parts: str) -> str:
+    """Return the path of `parts` under `/admin/v1`, each quoted. A name that would lead elsewhere is refused."""
+    for part in parts:
+        if part in {"", ".", ".."}:
+            raise click.ClickException(f"{part!r} is no name. Give 1 to 64 letters, digits, dots, _ or -.")
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def as_seen(version: int | None) -> dict[str, str]:
+    """Return the headers of a change to the version that was seen; None: nothing was there, and nothing may be."""
+    return {"if-none-match": "*"} if version is None else {"if-match": f'"{version}"'}
 
 
 def connection_options(command: Command) -> Command:
@@ -107,7 +182,8 @@ def connection_options(command: Command) -> Command:
         click.option(
             "--admin-key-file",
             type=click.Path(path_type=Path),
-            help=f"File with the admin key. Default: SLUICEWAY_ADMIN_KEY, else {DEFAULT_KEY_FILE}.",
+            help="File with the admin key, or with an API key that has an admin scope. "
+            f"Default: SLUICEWAY_ADMIN_KEY, else {DEFAULT_KEY_FILE}.",
         ),
         click.option(
             "--url", envvar="SLUICEWAY_URL", default=DEFAULT_URL, show_default=True, help="The gateway's address."
@@ -127,8 +203,12 @@ def admin_options(command: Command) -> Command:
 
 
 def connect(url: str, admin_key_file: Path | None) -> AdminApi:
-    """Open the admin API with the key from the file named, else from the environment, else from the usual place."""
-    return AdminApi(url, _admin_key(admin_key_file))
+    """Open the admin API, until the command that runs has ended.
+
+    The key is from the file named, else from the environment, else from the usual place.
+    """
+    key = _admin_key(admin_key_file)
+    return AdminApi(click.get_current_context().with_resource(httpx.Client()), url, key)
 
 
 def _admin_key(named: Path | None) -> str:

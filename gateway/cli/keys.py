@@ -1,109 +1,130 @@
-"""`sluiceway keys`: create, list and revoke API keys.
+"""`sluiceway keys`: create, list, change, rotate and revoke API keys.
 
 Law: a key's secret goes to standard output once and nowhere else, so that `KEY=$(sluiceway keys create ...)` works.
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict
-from urllib.parse import quote
 
 import click
-import msgspec
 
-from gateway.cli.admin_api import admin_options, connect
+from gateway import clock
+from gateway.cli import tables
+from gateway.cli.admin_api import Document, admin_options, connect, path_to
+from gateway.cli.editing import patch, tell
+from gateway.cli.groups import Group
+from gateway.cli.terms import duration, merged, terms
 
-PAGE = 500
-"""Keys asked for at once, as many as the API gives."""
-
-
-class _Created(TypedDict):
-    id: str
-    key: str
-    organization: str
-    team: str
-    name: str
-    plan: str | None
+LIMITS = ("plan", "meters", "models", "backends", "local_only", "scopes", "networks", "expires", "metadata")
+"""What may be said of a key when it is made."""
 
 
-class _Listed(TypedDict):
-    id: str
-    organization: str
-    team: str
-    name: str
-    plan: str | None
-    created: int
-    revoked: bool
-
-
-class _Page(TypedDict):
-    keys: list[_Listed]
-    next: str | None
-
-
-@click.group("keys")
+@click.group("keys", cls=Group)
 def command() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, change, rotate and revoke API keys."""
 
 
 @command.command("create")
 @click.option("--org", required=True, help="The organization the key belongs to; made on first use.")
 @click.option("--team", required=True, help="The team inside the organization; made on first use.")
 @click.option("--name", required=True, help="What the key is for, to know it again in a list.")
-@click.option("--plan", help="A plan of the gateway's file that binds this key alone.")
+@terms(*LIMITS)
 @admin_options
 def create(
-    *, org: str, team: str, name: str, plan: str | None, url: str, admin_key_file: Path | None, as_json: bool
+    *, org: str, team: str, name: str, given: Document, url: str, admin_key_file: Path | None, as_json: bool
 ) -> None:
     """Create an API key and print it: this once, it is kept nowhere."""
-    body = {"organization": org, "team": team, "name": name, "plan": plan}
-    created = connect(url, admin_key_file).ask("POST", "/keys", _Created, body=body)
-    click.echo(msgspec.json.encode(created) if as_json else created["key"])
-    note = f"Keep this key now, it is not shown again. To take it back: sluiceway keys revoke {created['id']}"
-    click.echo(note, err=True)
+    said = {field: value for field, value in merged(given, {}).items() if value is not None}
+    body = {"organization": org, "team": team, "name": name, **said}
+    created = connect(url, admin_key_file).ask("POST", "/keys", Document, body=body)
+    _hand_over(created, as_json=as_json)
 
 
 @command.command("list")
 @click.option("--org", help="Only this organization's keys.")
 @admin_options
-def list_(org: str | None, url: str, admin_key_file: Path | None, as_json: bool) -> None:
+def list_(*, org: str | None, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """List the keys, revoked ones too, without their secrets."""
-    api = connect(url, admin_key_file)
-    listed: list[_Listed] = []
-    cursor = None
-    while True:
-        page = api.ask("GET", "/keys", _Page, params={"organization": org, "cursor": cursor, "limit": str(PAGE)})
-        listed += page["keys"]
-        cursor = page["next"]
-        if cursor is None:
-            break
+    listed = list(connect(url, admin_key_file).each("/keys", "keys", params={"organization": org}))
     if as_json:
-        click.echo(msgspec.json.encode(listed))
-    else:
-        _show(listed)
+        tables.as_json(listed)
+        return
+    whole = tables.Column("id", whole=True)
+    heads = (whole, "org", "team", "name", "plan", "scopes", "created", "expires", "last used", "state")
+    inside = ("organization", "team", "created", "id")
+    tables.table(heads, map(_row, sorted(listed, key=lambda key: [str(key.get(name)) for name in inside])))
+
+
+@command.command("show")
+@click.argument("key_id", metavar="ID")
+@admin_options
+def show(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
+    """Show one key, without its secret."""
+    found = connect(url, admin_key_file).ask("GET", path_to("keys", key_id), Document)
+    (tables.as_json if as_json else tables.record)(found)
+
+
+@command.command("set")
+@click.argument("key_id", metavar="ID")
+@terms("name", *LIMITS, "state", clearable=True)
+@admin_options
+def set_(*, key_id: str, given: Document, url: str, admin_key_file: Path | None, as_json: bool) -> None:
+    """Change what is given of a key; the key itself stays as it is."""
+    tell(key_id, patch(connect(url, admin_key_file), path_to("keys", key_id), given), as_json=as_json)
+
+
+@command.command("rotate")
+@click.argument("key_id", metavar="ID")
+@click.option(
+    "--overlap",
+    type=duration,
+    metavar="DURATION",
+    default="1h",
+    show_default=True,
+    help="How long the old one is still taken, at most 30d; 0: not at all.",
+)
+@admin_options
+def rotate(*, key_id: str, overlap: int, url: str, admin_key_file: Path | None, as_json: bool) -> None:
+    """Give a key a new secret and print it: this once. Its id and all that it may do stay."""
+    api, path = connect(url, admin_key_file), path_to("keys", key_id, "rotate")
+    _hand_over(api.ask("POST", path, Document, body={"overlap": overlap}), as_json=as_json)
 
 
 @command.command("revoke")
 @click.argument("key_id", metavar="ID")
 @admin_options
-def revoke(key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
+def revoke(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """Refuse the key with this ID (the 12 characters after `sw_`) from now on, on every gateway within a second."""
-    path = f"/keys/{quote(key_id, safe='')}"
-    connect(url, admin_key_file).tell("DELETE", path)
-    click.echo(msgspec.json.encode({"id": key_id, "revoked": True}) if as_json else f"revoked {key_id}")
+    connect(url, admin_key_file).tell("DELETE", path_to("keys", key_id))
+    if as_json:
+        tables.as_json({"id": key_id, "revoked": True})
+    else:
+        click.echo(f"revoked {key_id}")
 
 
-def _show(listed: list[_Listed]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _hand_over(made: Document, *, as_json: bool) -> None:
+    """Print a key's secret, the only time that anybody sees it."""
+    if as_json:
+        tables.as_json(made)
+    else:
+        click.echo(made.get("key"))
+    note = f"Keep this key now, it is not shown again. To take it back: sluiceway keys revoke {made.get('id')}"
+    until = made.get("former_until")
+    if until is not None:
+        note += f" (the one before is taken until {tables.moment(until)} UTC)"
+    click.echo(note, err=True)
 
-    table = Table("id", "organization", "team", "name", "plan", "created", "state", box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    for key in sorted(listed, key=lambda key: (key["organization"], key["team"], key["created"], key["id"])):
-        created = datetime.fromtimestamp(key["created"], UTC).strftime("%Y-%m-%d %H:%M")
-        state = "revoked" if key["revoked"] else "active"
-        cells = (key["id"], key["organization"], key["team"], key["name"], key["plan"] or "-", created, state)
-        table.add_row(*map(Text, cells))
-    Console().print(table)
+
+def _row(key: Document) -> tuple[str, ...]:
+    plan = "its own meters" if key.get("meters") else tables.cell(key.get("plan"))
+    cells = (tables.cell(key.get(name)) for name in ("id", "organization", "team", "name"))
+    times = (tables.moment(key.get(name)) for name in ("created", "expires", "last_used"))
+    return (*cells, plan, tables.cell(key.get("scopes")), *times, _state(key))
+
+
+def _state(key: Document) -> str:
+    expires = key.get("expires")
+    if key.get("revoked"):
+        return "revoked"
+    if expires is not None and expires <= clock.wall():
+        return "expired"
+    return str(key.get("state") or "active")

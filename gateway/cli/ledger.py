@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from gateway.cli import tables
 from gateway.cli.admin_api import connect, connection_options, json_option
 
 READING = 600.0
@@ -71,7 +72,7 @@ def check(*, org: str | None, url: str, admin_key_file: Path | None, as_json: bo
     except click.ClickException as error:
         raise _NotFoundOutError(error.message) from error
     if as_json:
-        click.echo(msgspec.json.encode(audit))
+        tables.as_json(audit)
     else:
         _tell(audit)
     sys.exit(1 if audit.differences else 0)
@@ -86,9 +87,9 @@ def _tell(audit: _Audit) -> None:
         names = [f"{one.organization} {one.level} {one.name}" for one in alike[:NAMED]]
         more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
         click.echo(f"not told: {', '.join(names)}{more}: {why}")
-    of = f"{_count(audit.meters, 'meter')} of {_count(audit.organizations, 'organization')}"
+    of = f"{tables.count(audit.meters, 'meter')} of {tables.count(audit.organizations, 'organization')}"
     if audit.differences:
-        click.echo(f"{_count(len(audit.differences), 'difference')} in {of}")
+        click.echo(f"{tables.count(len(audit.differences), 'difference')} in {of}")
     elif unknown:
         click.echo(f"{of}: all that can be told agree")
     else:
@@ -96,27 +97,15 @@ def _tell(audit: _Audit) -> None:
 
 
 def _show(differences: list[_Counted]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    numbers = [tables.Column(name, right=True) for name in ("counted", "owed", "recorded", "reserved", "too much")]
+    tables.table(("organization", "level", "meter", *numbers), map(_row, differences))
 
-    table = Table("organization", "level", "meter", box=None, pad_edge=False)
-    for name in ("counted", "owed", "recorded", "reserved", "too much"):
-        table.add_column(name, justify="right")
-    for column in table.columns:
-        column.overflow = "fold"
-    for one in differences:
-        numbers = (one.counted, one.owed, one.recorded, one.reserved, one.difference)
-        table.add_row(
-            Text(one.organization), Text(one.level), Text(one.name), *(_amount(number, one.unit) for number in numbers)
-        )
-    Console().print(table)
+
+def _row(one: _Counted) -> tuple[str, ...]:
+    numbers = (one.counted, one.owed, one.recorded, one.reserved, one.difference)
+    return (one.organization, one.level, one.name, *(_amount(number, one.unit) for number in numbers))
 
 
 def _amount(number: int, unit: str) -> str:
     """Return an amount as people read it: nano-dollars are told in USD, exactly."""
     return f"{Decimal(number).scaleb(-9).normalize():f} USD" if unit == "nano_dollars" else f"{number:,}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

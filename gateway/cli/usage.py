@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from gateway.cli import tables
 from gateway.cli.admin_api import connect, connection_options
 
 READING = 120.0
@@ -63,7 +64,7 @@ def command(
     api = connect(url, admin_key_file)
     report = api.ask("GET", "/usage", _Report, params=params, timeout=READING)
     if form == "json":
-        click.echo(msgspec.json.encode(report))
+        tables.as_json(report)
     elif form == "csv":
         _write(report)
     elif report.rows:
@@ -85,19 +86,18 @@ def _write(report: _Report) -> None:
 
 
 def _show(report: _Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    names = [tables.Column(HEADINGS.get(name, name), footer="" if at else "all") for at, name in enumerate(report.by)]
+    numbers = [
+        tables.Column(
+            HEADINGS.get(name, name.removesuffix("_tokens")), right=True, whole=True, footer=_number(report.total[name])
+        )
+        for name in COLUMNS
+    ]
+    tables.table([*names, *numbers], (_row(report, row) for row in report.rows))
 
-    table = Table(box=None, pad_edge=False, show_footer=True)
-    for at, name in enumerate(report.by):
-        table.add_column(HEADINGS.get(name, name), "" if at else "all", overflow="fold")
-    for name in COLUMNS:
-        heading = HEADINGS.get(name, name.removesuffix("_tokens"))
-        table.add_column(heading, _number(report.total[name]), justify="right", no_wrap=True)
-    for row in report.rows:
-        table.add_row(*(Text(str(row[name]) or "-") for name in report.by), *(_number(row[name]) for name in COLUMNS))
-    Console().print(table)
+
+def _row(report: _Report, row: dict[str, str | int]) -> tuple[str, ...]:
+    return (*(str(row[name]) or "-" for name in report.by), *(_number(row[name]) for name in COLUMNS))
 
 
 def _number(told: str | int) -> str:

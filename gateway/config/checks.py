@@ -2,7 +2,7 @@
 
 Law: no silent no-op. A reference to nothing, a name taken twice, a fallback that leads nowhere new: each is a mistake.
 What could not be read is not judged again. Backends are judged in `backend_checks.py`, plans in `plan_checks.py` and
-`budget_checks.py`.
+`budget_checks.py`, issuers in `issuer_checks.py`.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 
 from gateway.config.backend_checks import check_backends
 from gateway.config.budget_checks import check_budgets
+from gateway.config.issuer_checks import check_issuers
+from gateway.config.issuers import IssuerRow
 from gateway.config.lists import Item
 from gateway.config.mistakes import Tell, shown
 from gateway.config.plan_checks import check_plan
@@ -36,6 +38,7 @@ def check(file: FileRow, tell: Tell) -> None:
     for plan in file.plans.values():
         check_plan(plan, None if file.models is None else taken, tell)
     check_budgets(file, taken, tell)
+    check_issuers(file.issuers, tell)
     _plan_references(file, tell)
 
 
@@ -161,10 +164,11 @@ def _cycles(edges: dict[str, dict[str, Item]]) -> Iterator[tuple[list[str], Item
 
 
 def _plan_references(file: FileRow, tell: Tell) -> None:
-    """Tell organizations and teams whose plan is not there."""
+    """Tell organizations, teams and issuers whose plan is not there."""
     plans = {STANDARD.name, *file.plans}
+    rows: list[TeamRow | IssuerRow] = [*file.issuers.values()]
     for organization in file.organizations.values():
-        rows: tuple[TeamRow, ...] = (organization, *organization.teams.values())
-        for row in rows:
-            if row.plan is not None and row.plan not in plans and "plans" not in file.wrong:
-                tell(row.spot("plan"), f"{shown(row.plan)} is not a plan", nearest(row.plan, sorted(plans)))
+        rows += (organization, *organization.teams.values())
+    for row in rows:
+        if row.plan is not None and row.plan not in plans and "plans" not in file.wrong:
+            tell(row.spot("plan"), f"{shown(row.plan)} is not a plan", nearest(row.plan, sorted(plans)))

@@ -8,8 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from gateway.config.checks import model_names
-from gateway.config.plans import PlanRow
-from gateway.config.schema import DeploymentRow, FileRow, ListenRow, PriceRow, StoreRow
+from gateway.config.schema import BackendRow, DeploymentRow, FileRow, ListenRow, ModelRow, PriceRow, StoreRow
 from gateway.config.settings import (
     STANDARD,
     Backend,
@@ -32,11 +31,13 @@ DEFAULT_DATA_DIR = Path("data")
 def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
     """Return the settings of a faultless file; `folder` is the file's own."""
     taken = model_names(file.models or {})
-    plans = {STANDARD.name: STANDARD} | {name: _plan(name, row, taken) for name, row in file.plans.items()}
+    plans = {STANDARD.name: STANDARD} | {name: row.plan(name, taken) for name, row in file.plans.items()}
+    backends = {name: _backend(name, row) for name, row in file.backends.items()}
     return Settings(
         listen=_listen(file.listen),
         operations=Listen(host=file.operations.host, port=file.operations.port),
         admin_key=file.admin_key,
+        admin_on=file.admin.on,
         store=_store(file.store, folder),
         limits=Limits(
             body=file.limits.body,
@@ -46,22 +47,10 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
             connections=file.limits.connections,
             connections_per_address=file.limits.connections_per_address,
         ),
-        backends=tuple(
-            Backend(
-                name=name,
-                kind=row.kind,
-                base_url=row.base_url,
-                api_key=row.api_key,
-                transport=row.transport,
-                ca=row.ca,
-                max_connections=row.max_connections,
-                probe_every=row.probe_every,
-                discover=row.discover,
-                list_file=row.list,
-            )
-            for name, row in file.backends.items()
-        ),
-        models=None if file.models is None else tuple(_model(name, file, taken) for name in file.models),
+        backends=tuple(backends.values()),
+        models=None
+        if file.models is None
+        else tuple(_model(name, row, backends, taken) for name, row in file.models.items()),
         plans=plans,
         organizations={
             name: Organization(
@@ -71,6 +60,7 @@ def compile_file(file: FileRow, folder: Path, digest: str) -> Settings:
             )
             for name, row in file.organizations.items()
         },
+        issuers=tuple(row.compiled(name) for name, row in file.issuers.items()),
         telemetry=Telemetry(otlp_endpoint=file.telemetry.otlp_endpoint, sample=file.telemetry.sample),
         digest=digest,
     )
@@ -93,6 +83,7 @@ def _store(row: StoreRow, folder: Path) -> StoreSettings:
         data_dir=row.data_dir or folder / DEFAULT_DATA_DIR,
         when_down=row.when_down,
         allow_eviction=row.allow_eviction,
+        identity_grace=row.identity_grace,
     )
 
 
@@ -101,21 +92,29 @@ def _carried(name: str | None, plans: dict[str, Plan]) -> Plan | None:
     return None if name is None else plans[name]
 
 
-def _plan(name: str, row: PlanRow, taken: dict[str, str]) -> Plan:
-    """Return a plan: its own meters in the order of `MeterKind`, then each model's, by the model's own name."""
-    meters = row.compiled(None)
-    for model, model_row in row.models.items():
-        meters += model_row.compiled(taken.get(model, model))
-    return Plan(name=name, meters=meters, overrun=row.overrun or "finish", when_down=row.when_down)
+def _backend(name: str, row: BackendRow) -> Backend:
+    """Return one backend."""
+    return Backend(
+        name=name,
+        kind=row.kind,
+        base_url=row.base_url,
+        api_key=row.api_key,
+        transport=row.transport,
+        ca=row.ca,
+        max_connections=row.max_connections,
+        probe_every=row.probe_every,
+        discover=row.discover,
+        list_file=row.list,
+        told_hosted=row.hosted,
+    )
 
 
-def _model(name: str, file: FileRow, taken: dict[str, str]) -> Model:
+def _model(name: str, row: ModelRow, backends: dict[str, Backend], taken: dict[str, str]) -> Model:
     """Return one model; its fallbacks go by their models' own names."""
-    row = (file.models or {})[name]
     return Model(
         name=name,
         aliases=tuple(alias.name for alias in row.aliases),
-        deployments=tuple(_deployment(one, file.backends[one.backend].kind) for one in row.deployments),
+        deployments=tuple(_deployment(one, backends[one.backend]) for one in row.deployments),
         fallbacks=tuple(taken[fallback.name] for fallback in row.fallbacks),
         routing=RoutingTerms(
             ttft_target=row.routing.ttft_target,
@@ -132,16 +131,17 @@ def _model(name: str, file: FileRow, taken: dict[str, str]) -> Model:
     )
 
 
-def _deployment(row: DeploymentRow, kind: str) -> Deployment:
+def _deployment(row: DeploymentRow, backend: Backend) -> Deployment:
     """Return one deployment; unpriced it costs nothing on own machines, and who knows what elsewhere."""
     return Deployment(
         backend=row.backend,
-        kind=kind,
+        kind=backend.kind,
         model=row.model,
         context_window=row.context_window,
         modalities=frozenset(item.name for item in row.modalities or ()) or frozenset({"text"}),
-        price=default_price(kind) if row.price is None else _price(row.price),
-        tokenizer=row.tokenizer or tokenizer_of(kind, row.model),
+        price=default_price(backend.kind) if row.price is None else _price(row.price),
+        tokenizer=row.tokenizer or tokenizer_of(backend.kind, row.model),
+        hosted=backend.hosted,
     )
 
 

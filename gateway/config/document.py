@@ -13,8 +13,11 @@ from gateway.config.mistakes import ConfigError, Mistake
 _QUOTED = re.compile(r"""\s(['"])(?!<)[^'"]{2,}\1""")
 
 
-def compose(content: bytes, file: str) -> yaml.Node:
-    """Return the root node of the YAML document in `content`; `file` is its name in messages. Raises ConfigError."""
+def compose(content: bytes, file: str, none: str = "write into it what it is for") -> yaml.Node:
+    """Return the root node of the YAML document in `content`; `file` is its name in messages. Raises ConfigError.
+
+    `none`: the remedy where there is no document at all.
+    """
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -35,7 +38,7 @@ def compose(content: bytes, file: str) -> yaml.Node:
     except RecursionError:
         raise _unreadable(file, 1, "is nested too deeply", "close the brackets that stay open") from None
     if root is None:
-        raise _unreadable(file, 1, "is empty", "name at least one backend under `backends:`")
+        raise _unreadable(file, 1, "is empty", none)
     return root
 
 

@@ -1,4 +1,4 @@
-"""How mappings and lists of things are read: sections, named rows, lists of rows and of names.
+"""How mappings and lists of things are read: sections, named rows, lists of rows, of names and of words.
 
 Law: one bad item is told and the others are still read; a row that could not be read keeps its name, with all its keys
 marked wrong, so that whatever refers to it is not called a mistake as well.
@@ -19,8 +19,25 @@ R = TypeVar("R", bound=Row)
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 """Names of models and backends."""
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-"""Names of organizations, teams and plans: they become parts of the store's keys."""
+PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
+"""Names of plans and issuers: they become parts of the store's keys."""
+
+TENANT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}")
+"""Names of organizations and teams, likewise."""
+
+MODELS = re.compile(r"[A-Za-z0-9._:/-]{1,128}\*?")
+"""Names of models that may be used; `NAME*` is every name that begins so."""
+
+BACKENDS = re.compile(r"[A-Za-z0-9._:/@\[\]-]{1,128}\*?")
+"""Likewise of backends and of their replicas."""
+
+_RULES = {
+    NAME: "use 1 to 128 letters, digits and . _ : / -",
+    PLAIN_NAME: "use 1 to 128 letters, digits and . _ -, and more than dots",
+    TENANT: "use 1 to 64 letters, digits and . _ -, and more than dots",
+    MODELS: "use 1 to 128 letters, digits and . _ : / -, and a * at the end for every name that begins so",
+    BACKENDS: "use 1 to 128 letters, digits and . _ : / @ [ ] -, and a * at the end for every name that begins so",
+}
 
 
 class Item(Struct, frozen=True):
@@ -68,17 +85,22 @@ def each(row: type[R], none: str) -> Read[tuple[R, ...]]:
     return read
 
 
-def names(pattern: re.Pattern[str]) -> Read[tuple[Item, ...]]:
-    """Read a list of names."""
+def name(pattern: re.Pattern[str]) -> Read[str]:
+    """Read one name."""
 
-    def name(reading: Reading, node: yaml.Node, at: At) -> str:
+    def read(reading: Reading, node: yaml.Node, at: At) -> str:
         value = text(reading, node, at)
         told = _name_fault(value, pattern)
         if told:
             raise MisreadError(*told)
         return value
 
-    return words(name)
+    return read
+
+
+def names(pattern: re.Pattern[str], none: str | None = None) -> Read[tuple[Item, ...]]:
+    """Read a list of names; `none` is the remedy when it must not be empty."""
+    return words(name(pattern), none)
 
 
 def words(read_one: Read[str], none: str | None = None) -> Read[tuple[Item, ...]]:
@@ -97,15 +119,43 @@ def words(read_one: Read[str], none: str | None = None) -> Read[tuple[Item, ...]
     return read
 
 
+def one_or_more(read_one: Read[str], none: str) -> Read[tuple[Item, ...]]:
+    """Read one word, or a list of at least one (`none` is the remedy)."""
+    several = words(read_one, none)
+
+    def read(reading: Reading, node: yaml.Node, at: At) -> tuple[Item, ...]:
+        if isinstance(node, yaml.SequenceNode):
+            return several(reading, node, at)
+        return (Item(read_one(reading, node, at), at),)
+
+    return read
+
+
+def mapped(read_one: Read[str], none: str | None = None) -> Read[dict[str, Item]]:
+    """Read a mapping from any keys to words; `none` is the remedy when it must not be empty."""
+
+    def read(reading: Reading, node: yaml.Node, at: At) -> dict[str, Item]:
+        found: dict[str, Item] = {}
+        entries = list(reading.entries(node, at))
+        for entry in entries:
+            word = reading.attempt(read_one, entry.node, entry.at)
+            if word is not UNSET:
+                found[entry.key] = Item(word, entry.at)
+        if none is not None and not entries:
+            raise MisreadError("is empty", none)
+        return found
+
+    return read
+
+
 def _row(reading: Reading, row: type[R], node: yaml.Node, at: At) -> R:
     """Read a row; when it is none, tell so and return one of which nothing is known."""
     found = reading.attempt(section(row), node, at)
     return row(at=at, wrong=frozenset(keys_of(row))) if found is UNSET else found
 
 
-def _name_fault(name: str, pattern: re.Pattern[str]) -> tuple[str, str] | None:
+def _name_fault(written: str, pattern: re.Pattern[str]) -> tuple[str, str] | None:
     """Return what is wrong with a name and what would be right, or None."""
-    if pattern.fullmatch(name):
+    if pattern.fullmatch(written):
         return None
-    marks = ". _ : / -" if pattern is NAME else ". _ -"
-    return f"{shown(name)} is no valid name", f"use 1 to 128 letters, digits and {marks}"
+    return f"{shown(written)} is no valid name", _RULES[pattern]

@@ -34,7 +34,8 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """
     content = path.read_bytes()
     reading = Reading(str(path), path.parent, environ)
-    file = reading.attempt(section(FileRow), compose(content, str(path)), At(1, ""))
+    root = compose(content, str(path), "name at least one backend under `backends:`")
+    file = reading.attempt(section(FileRow), root, At(1, ""))
     if file is not UNSET:
         check(file, reading.tell)
         if not reading.mistakes:

@@ -5,6 +5,8 @@ mistake, with the line that would have to change. A shadow meter is there to cou
 another useless. What could not be read is not judged again.
 """
 
+from collections.abc import Mapping
+
 from gateway.config.lists import NAME
 from gateway.config.mistakes import Tell, shown
 from gateway.config.plans import MetersRow, PlanRow
@@ -17,7 +19,7 @@ OUTGROWN = (Measure.OUTPUT, Measure.TOKENS, Measure.MONEY)
 """What a stream may use more of than it reserved."""
 
 
-def check_plan(plan: PlanRow, taken: dict[str, str] | None, tell: Tell) -> None:
+def check_plan(plan: PlanRow, taken: Mapping[str, str] | None, tell: Tell) -> None:
     """Tell every mistake in what a plan means.
 
     `taken`: each name of a model with the model's own, None where the file does not say which there are.
@@ -33,18 +35,18 @@ def check_plan(plan: PlanRow, taken: dict[str, str] | None, tell: Tell) -> None:
     _overrun(plan, tell)
 
 
-def _models(plan: PlanRow, taken: dict[str, str], tell: Tell) -> None:
+def _models(plan: PlanRow, taken: Mapping[str, str], tell: Tell) -> None:
     """Tell models of a plan that are not there, and those that it names twice."""
-    lines: dict[str, int] = {}
+    named: dict[str, str] = {}
     for name, row in plan.models.items():
         model = taken.get(name)
         if model is None:
             if NAME.fullmatch(name):
                 tell(row.at, f"{shown(name)} is not a model", nearest(name, taken))
-        elif model in lines:
-            tell(row.at, f"is the same model as the one on line {lines[model]}", "keep one of them")
+        elif model in named:
+            tell(row.at, f"is the same model as {shown(named[model])}", "keep one of them")
         else:
-            lines[model] = row.at.line
+            named[model] = name
 
 
 def _empty(plan: PlanRow, tell: Tell) -> None:

@@ -5,6 +5,7 @@ Law: this page and `schema.py` are the reference of what a file may say. The met
 nowhere else. Money is USD in the file and nano-dollars here. A limit that could not be read is 0, which no file says.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, ClassVar, TypeVar, cast, get_args
 
@@ -15,7 +16,7 @@ from gateway.config import values
 from gateway.config.lists import NAME, named
 from gateway.config.mistakes import At
 from gateway.config.reading import Key, Read, Reading, Row, keys_of
-from policies.domain import Meter, MeterKind, Overrun, WhenDown
+from policies.domain import Meter, MeterKind, Overrun, Plan, WhenDown
 from policies.meters import MOST, SORTS, Keeping, Measure, largest
 
 M = TypeVar("M", bound="MetersRow")
@@ -128,3 +129,17 @@ class PlanRow(MetersRow, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
     overrun: Annotated[Overrun | None, Key(values.one_of(get_args(Overrun)))] = None
     when_down: Annotated[WhenDown | None, Key(values.one_of(get_args(WhenDown)))] = None
+
+    def plan(self, name: str, taken: Mapping[str, str]) -> Plan:
+        """Return the plan `name`: its own meters in the order of `MeterKind`, then each model's.
+
+        `taken`: names of models with the models' own; a name that is not among them stays what it is.
+        """
+        meters = self.compiled(None)
+        for model, row in self.models.items():
+            meters += row.compiled(taken.get(model, model))
+        return Plan(name=name, meters=meters, overrun=self.overrun or "finish", when_down=self.when_down)
+
+
+PLAN = with_meters(PlanRow)
+"""A plan, as everything that holds one reads it."""

@@ -96,17 +96,21 @@ def nearest(name: str, known: Collection[str], otherwise: str | None = None) -> 
 
 
 class Reading:
-    """One pass over one file: where variables and relative paths come from, and the mistakes so far."""
+    """One pass over one file: where variables and relative paths come from, and the mistakes so far.
 
-    def __init__(self, file: str, folder: Path, environ: Mapping[str, str]) -> None:
+    `environ` None: there are no variables, and text is what it is. `whole`: what a mistake of all of it is one of.
+    """
+
+    def __init__(self, file: str, folder: Path, environ: Mapping[str, str] | None, whole: str = "file") -> None:
         self.folder = folder
         self.mistakes: list[Mistake] = []
         self._file = file
         self._environ = environ
+        self._whole = whole
 
     def tell(self, at: At, message: str, remedy: str) -> None:
         """Note a mistake."""
-        self.mistakes.append(Mistake(at.line, at.where or "file", message, remedy, self._file))
+        self.mistakes.append(Mistake(at.line, at.where or self._whole, message, remedy, self._file))
 
     def attempt(self, read: Read[T], node: yaml.Node, at: At) -> T | UnsetType:
         """Read a value; UNSET, and the mistake noted, when it is not what is wanted."""
@@ -125,12 +129,7 @@ class Reading:
         if not node.tag.startswith(_TAGS):
             raise MisreadError("has a YAML tag", "remove the tag; put a value that begins with ! in quotes")
         written: str = node.value
-        unset = [name for name, default in self._variables(written) if default is None and name not in self._environ]
-        if unset:
-            raise MisreadError(f"the environment has no {', '.join(unset)}", "set it, or write ${NAME:-default}")
-        if "${" in _VARIABLE.sub("", written):
-            raise MisreadError("holds a ${ that is no variable", "write ${NAME} or ${NAME:-default}")
-        text = _VARIABLE.sub(lambda match: self._environ.get(match[1]) or match[2] or "", written)
+        text = written if self._environ is None else _filled_in(written, self._environ)
         if not text.isprintable():
             raise MisreadError("holds a line break or another control character", "write it on one line")
         return Word(text, written)
@@ -180,7 +179,13 @@ class Reading:
         wrong = frozenset(name for name in keys if name in lines and name not in values)
         return row(at=at, lines=lines, wrong=wrong, **values)
 
-    @staticmethod
-    def _variables(text: str) -> list[tuple[str, str | None]]:
-        """Return each variable that `text` names with its default."""
-        return [(match[1], match[2]) for match in _VARIABLE.finditer(text)]
+
+def _filled_in(written: str, environ: Mapping[str, str]) -> str:
+    """Return text with the value of each variable that it names. Raises MisreadError."""
+    found = list(_VARIABLE.finditer(written))
+    unset = [match[1] for match in found if match[2] is None and match[1] not in environ]
+    if unset:
+        raise MisreadError(f"the environment has no {', '.join(unset)}", "set it, or write ${NAME:-default}")
+    if "${" in _VARIABLE.sub("", written):
+        raise MisreadError("holds a ${ that is no variable", "write ${NAME} or ${NAME:-default}")
+    return _VARIABLE.sub(lambda match: environ.get(match[1]) or match[2] or "", written)

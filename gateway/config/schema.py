@@ -1,8 +1,8 @@
 """The file's format: one Row per kind of mapping, one annotated field per key.
 
-Law: this page, with `plans.py` for plans, is the reference of what a file may say; what a key means alone stands here,
-what keys mean together in `checks.py`. Defaults are the fields' own. Money is already in whole units: pico-dollars a
-token, nano-dollars a second.
+Law: this page, with `plans.py` for plans and `issuers.py` for issuers, is the reference of what a file may say; what a
+key means alone stands here, what keys mean together in `checks.py`. Defaults are the fields' own. Money is already in
+whole units: pico-dollars a token, nano-dollars a second.
 """
 
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 from msgspec import field
 
 from gateway.config import amounts, values
-from gateway.config.lists import NAME, PLAIN_NAME, Item, each, named, names, section, words
-from gateway.config.plans import PlanRow, with_meters
+from gateway.config.issuers import IssuerRow
+from gateway.config.lists import NAME, PLAIN_NAME, TENANT, Item, each, named, names, section, words
+from gateway.config.plans import PLAN, PlanRow
 from gateway.config.reading import Key, Row
 from gateway.config.settings import KINDS, TRANSPORTS, Limits
 from policies.domain import Deadlines, OnStreamFailure, RoutingTerms, Tokenizer, WhenDown
@@ -66,6 +67,15 @@ class StoreRow(Row, frozen=True, kw_only=True):
     data_dir: Annotated[Path | None, Key(values.path)] = None
     when_down: Annotated[WhenDown, Key(values.one_of(get_args(WhenDown)))] = "deny"
     allow_eviction: Annotated[bool, Key(values.truth)] = False
+    identity_grace: Annotated[float, Key(values.decimal("0", _DAY, "seconds"))] = 600.0
+
+
+class AdminRow(Row, frozen=True, kw_only=True):
+    """`admin`: where the admin API is."""
+
+    NOUN: ClassVar[str] = "the admin API"
+
+    on: Annotated[Literal["callers", "operations"], Key(values.one_of(["callers", "operations"]))] = "callers"
 
 
 class LimitsRow(Row, frozen=True, kw_only=True):
@@ -95,6 +105,7 @@ class BackendRow(Row, frozen=True, kw_only=True):
     ca: Annotated[Path | None, Key(values.authorities)] = None
     max_connections: Annotated[int | None, Key(values.whole(1, 65_535, "connections"))] = None
     probe_every: Annotated[float | None, Key(values.decimal("0", _DAY, "seconds, 0 for no probes,"))] = None
+    hosted: Annotated[bool | None, Key(values.truth)] = None
 
 
 class PriceRow(Row, frozen=True, kw_only=True):
@@ -176,7 +187,7 @@ class OrganizationRow(TeamRow, frozen=True, kw_only=True):
     NOUN: ClassVar[str] = "an organization"
 
     time_zone: Annotated[str, Key(values.time_zone)] = "UTC"
-    teams: Annotated[dict[str, TeamRow], Key(named(TeamRow, PLAIN_NAME))] = field(default_factory=dict)
+    teams: Annotated[dict[str, TeamRow], Key(named(TeamRow, TENANT))] = field(default_factory=dict)
 
 
 class TelemetryRow(Row, frozen=True, kw_only=True):
@@ -200,14 +211,16 @@ class FileRow(Row, frozen=True, kw_only=True):
     listen: Annotated[ListenRow, Key(section(ListenRow))] = field(default_factory=ListenRow)
     operations: Annotated[OperationsRow, Key(section(OperationsRow))] = field(default_factory=OperationsRow)
     admin_key: Annotated[str | None, Key(values.secret)] = None
+    admin: Annotated[AdminRow, Key(section(AdminRow))] = field(default_factory=AdminRow)
     store: Annotated[StoreRow, Key(section(StoreRow))] = field(default_factory=StoreRow)
     limits: Annotated[LimitsRow, Key(section(LimitsRow))] = field(default_factory=LimitsRow)
     backends: Annotated[dict[str, BackendRow], Key(named(BackendRow, NAME, _SOME_BACKEND), _SOME_BACKEND)] = field(
         default_factory=dict
     )
     models: Annotated[dict[str, ModelRow] | None, Key(named(ModelRow, NAME, _SOME_MODEL))] = None
-    plans: Annotated[dict[str, PlanRow], Key(named(with_meters(PlanRow), PLAIN_NAME))] = field(default_factory=dict)
-    organizations: Annotated[dict[str, OrganizationRow], Key(named(OrganizationRow, PLAIN_NAME))] = field(
+    plans: Annotated[dict[str, PlanRow], Key(named(PLAN, PLAIN_NAME))] = field(default_factory=dict)
+    organizations: Annotated[dict[str, OrganizationRow], Key(named(OrganizationRow, TENANT))] = field(
         default_factory=dict
     )
+    issuers: Annotated[dict[str, IssuerRow], Key(named(IssuerRow, PLAIN_NAME))] = field(default_factory=dict)
     telemetry: Annotated[TelemetryRow, Key(section(TelemetryRow))] = field(default_factory=TelemetryRow)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway.forwarded import Network
 from policies.domain import Meter, MeterKind, Model, Plan, Price, WhenDown
+from policies.subjects import Mapping
 
 KINDS = ("openai", "anthropic", "nvidia", "nim", "vllm", "sglang", "llamacpp", "lmstudio", "transformers")
 """The engines a backend can be."""
@@ -22,7 +23,10 @@ PROBE_HOSTED_EVERY = 60.0
 """Seconds between two of a hosted one: all it tells is a list, which says little, and asking may count as a call."""
 
 HOSTED = ("openai", "anthropic", "nvidia")
-"""The kinds that somebody is paid for: without a price in the file theirs is unknown."""
+"""The kinds that somebody else runs, for money: without a price in the file theirs is unknown."""
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""What a token may be signed with: a public key tells that it is its issuer's, and nobody else could have made it."""
 
 TRANSPORTS = ("pooled", "httpx")
 """How a backend can be reached: by our own pool, or by stock httpx (slower; it knows corporate proxies)."""
@@ -79,7 +83,8 @@ class StoreSettings(Discreet, frozen=True):
     """Where the ledger lives: `url` is `embedded` or a URL with perhaps a password; `data_dir` holds local files.
 
     `when_down`: the stance of levels whose plan has none, while the store is gone. `allow_eviction`: take a store that
-    may forget what it was told.
+    may forget what it was told. `identity_grace`: seconds for which callers whose plans are `local` are still known by
+    what was last read of them, once the store is missed.
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"url"})
@@ -88,6 +93,7 @@ class StoreSettings(Discreet, frozen=True):
     data_dir: Path
     when_down: WhenDown = "deny"
     allow_eviction: bool = False
+    identity_grace: float = 600.0
 
 
 class Limits(Struct, frozen=True):
@@ -111,7 +117,7 @@ class Backend(Discreet, frozen=True):
     `ca`: a PEM file of the only authorities trusted for it (None: the usual ones). `max_connections`: None, no bound.
     `probe_every`: seconds between free probes, 0 for none (None: as its kind has it). `discover`: each address of
     `base_url`'s name is a replica; `list_file`: each URL in it is one. `address`: where to connect to in place of
-    resolving the name.
+    resolving the name. `told_hosted`: what the file says of `hosted` (None: nothing).
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"api_key"})
@@ -127,6 +133,12 @@ class Backend(Discreet, frozen=True):
     discover: Literal["dns"] | None = None
     list_file: Path | None = None
     address: str | None = None
+    told_hosted: bool | None = None
+
+    @property
+    def hosted(self) -> bool:
+        """Whether what is sent there leaves the organization's own machines."""
+        return self.kind in HOSTED if self.told_hosted is None else self.told_hosted
 
     @property
     def discovered(self) -> bool:
@@ -159,11 +171,33 @@ class Organization(Struct, frozen=True):
     time_zone: str = "UTC"
 
 
+class Issuer(Struct, frozen=True, kw_only=True):
+    """Somebody whose tokens (JWT) are taken. `name`: ours for it; `issuer`: its own, the `iss` of its tokens, exactly.
+
+    `audience`: one of these must be in `aud`. `algorithms`: those its tokens may be signed with. `jwks_url`: where its
+    keys are (None: as its OpenID configuration says). `ca`: a PEM file of the only authorities trusted for both (None:
+    the usual ones). `leeway`: seconds its clock may differ from ours. `plan`: the plan of each of its subjects.
+    `on_expiry`: what becomes of a stream that outlives its token.
+    """
+
+    name: str
+    issuer: str
+    audience: tuple[str, ...]
+    algorithms: tuple[str, ...] = ("RS256",)
+    jwks_url: str | None = None
+    ca: Path | None = None
+    leeway: float = 30.0
+    mapping: Mapping
+    plan: str | None = None
+    on_expiry: Literal["finish", "cut"] = "finish"
+
+
 class Settings(Discreet, frozen=True, kw_only=True):
     """The whole run-time configuration.
 
-    `admin_key` None: one is made in `store.data_dir`. `models` None: every model that a backend lists is served under
-    its own id. `digest` names the configuration in answers and metrics: 12 hex digits.
+    `admin_key` None: one is made in `store.data_dir`. `admin_on`: the address that the admin API is on. `models` None:
+    every model that a backend lists is served under its own id. `digest` names the configuration in answers and
+    metrics: 12 hex digits.
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"admin_key"})
@@ -179,3 +213,12 @@ class Settings(Discreet, frozen=True, kw_only=True):
     organizations: dict[str, Organization]
     telemetry: Telemetry
     digest: str
+    admin_on: Literal["callers", "operations"] = "callers"
+    issuers: tuple[Issuer, ...] = ()
+
+    @property
+    def model_names(self) -> dict[str, str] | None:
+        """Each name and alias of a model with the model's own name; None where nobody knows which there are."""
+        if self.models is None:
+            return None
+        return {name: model.name for model in self.models for name in (model.name, *model.aliases)}

@@ -154,17 +154,44 @@ def web_url(reading: Reading, node: yaml.Node, _at: At) -> str:
 
 def url_of(written: str) -> str:
     """Return such a URL without its trailing slashes. Raises MisreadError where it is none."""
+    parts = _web(written)
+    if "@" in parts.netloc:
+        raise MisreadError("holds credentials", "take them out of the URL; a key belongs into `api_key`")
+    if "?" in written or "#" in written:
+        raise MisreadError("has a query or a fragment", "end the URL before ? and #")
+    return written.rstrip("/")
+
+
+def trusted_url(but: str) -> Read[str]:
+    """Read a URL, exactly as it stands, whose answers cannot be forged on the way: https, or http on this machine.
+
+    `but`: the marks that it must not hold.
+    """
+
+    def read(reading: Reading, node: yaml.Node, _at: At) -> str:
+        written = reading.word(node).text
+        parts = _web(written)
+        if "@" in parts.netloc:
+            raise MisreadError("holds credentials", "take them out of the URL")
+        if any(mark in written for mark in but):
+            raise MisreadError("has a query or a fragment", f"end the URL before {' and '.join(but)}")
+        if parts.scheme == "http" and not _is_here(parts.hostname or ""):
+            why = "has no TLS, so whoever is on the way could sign tokens"
+            raise MisreadError(why, "write https://, or an address of this machine")
+        return written
+
+    return read
+
+
+def _web(written: str) -> SplitResult:
+    """Return the parts of an http or https URL. Raises MisreadError where it is none."""
     parts = _split(written)
     remedy = "write http://HOST:PORT/PATH or https://HOST/PATH"
     if parts.scheme not in {"http", "https"}:
         raise MisreadError("does not begin with http:// or https://", remedy)
-    if "@" in parts.netloc:
-        raise MisreadError("holds credentials", "take them out of the URL; a key belongs into `api_key`")
     if not _is_host(parts.hostname or ""):
         raise MisreadError("names no valid host", remedy)
-    if "?" in written or "#" in written:
-        raise MisreadError("has a query or a fragment", "end the URL before ? and #")
-    return written.rstrip("/")
+    return parts
 
 
 def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:
@@ -259,6 +286,14 @@ def _split(url: str) -> SplitResult:
     if parts is None or port == 0 or " " in url:
         raise MisreadError("is not a valid URL", "write SCHEME://HOST:PORT/PATH, with a port from 1 to 65535")
     return parts
+
+
+def _is_here(name: str) -> bool:
+    """Say whether `name` is this machine itself."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def _is_host(name: str) -> bool:

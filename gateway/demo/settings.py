@@ -59,4 +59,5 @@ def demo_settings(fleet: Fleet, port: int, data_dir: Path, *, failover: bool) ->
 
 
 def _deployment(how: Simulated, kind: str, price: Price) -> Deployment:
-    return Deployment(how.name, kind, how.model, how.max_model_len, frozenset({"text"}), price)
+    text = frozenset({"text"})
+    return Deployment(how.name, kind, how.model, how.max_model_len, text, price, hosted=how is HOSTED)

@@ -1,46 +1,52 @@
-"""Who sends these headers: decided in memory, and from the store once a second a key.
+"""Who sends these headers: decided in memory while the records in it have proof, else from the store.
 
-Law: no caller is trusted on a record older than `TRUST`, save while the store is away by those plans that say `local`,
-on one read within `RECENT` before that; and none is refused for what the store could not say: with the store gone an
-answer is 503, never 401. What strangers cost is bounded: in memory (`STRANGERS_REMEMBERED`) and in questions to the
-store (`strangers.py`).
+Law: no caller is trusted on a record that nothing proves (`mirror.py`), save while the store is away by those plans
+that say `local`, for `grace` seconds from when it was last proven. None is refused for what the store could not say:
+with the store gone an answer is yes or 503, never 401. What strangers cost is bounded, in memory and in questions.
 """
 
 import asyncio
-import hmac
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+import hashlib
+import re
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from gateway import clock
 from gateway.config.settings import Organization
 from gateway.identity import keys
-from gateway.identity.directory import Directory, KeyRecord
-from gateway.identity.principals import principal
-from gateway.identity.strangers import RATE, Strangers
+from gateway.identity.changes import Feed
+from gateway.identity.issuers import Issuers, Verified
+from gateway.identity.last_used import LastUsed
+from gateway.identity.locks import UNKNOWN, Lock, lock_of
+from gateway.identity.mirror import REMEMBERED, TRUST, Entry, Mirror, Wanted
+from gateway.identity.principals import (
+    Bearer,
+    CompilePlan,
+    Compiler,
+    Tenants,
+    of_key,
+    of_token,
+    plans_named,
+)
+from gateway.identity.records import KeyRecord, OrganizationRecord, PlanRecord, TeamRecord, TokenRecord
+from gateway.identity.registry import Registry
+from gateway.identity.strangers import RATE, Crowded
 from gateway.store.door import StoreDown
 from policies.domain import Plan, Principal, WhenDown
 from policies.rejections import Reason, Rejection
 from policies.shares import stance
 
-TRUST = 1.0
-"""Seconds a record is trusted, from before it was read: a revocation is in force everywhere within a second."""
+TOKENS_REMEMBERED = 20_000
+"""Tokens whose principal is kept, about 40 MB; the one that was read longest ago goes first."""
 
-RECENT = 3600.0
-"""Seconds before the store was missed within which a record must have been read to be trusted on: an older one may be
-of a key that was revoked long since."""
+TRIES = 3
+"""Times that a caller's records are read, where each time they are out of date before he is judged."""
 
-KEYS_REMEMBERED = 100_000
-"""Records kept, about 100 MB; the one read longest ago goes first."""
+K = TypeVar("K", bound=Hashable)
 
-STRANGER_TRUST = 10.0
-"""Seconds an id without a record is remembered: ids are random, so none is asked for before it exists."""
-
-STRANGERS_REMEMBERED = 10_000
-"""Ids without a record kept, about 1 MB; the oldest goes first."""
-
-V = TypeVar("V")
+Found = Mapping[Wanted, Entry]
 
 Headers = list[tuple[bytes, bytes]]
 """As ASGI gives them: names in lower case."""
@@ -51,9 +57,7 @@ NO_KEY = Rejection(
 MALFORMED = Rejection(
     Reason.BAD_KEY, f"This is not a Sluiceway API key. One looks like this: {keys.SHAPE}. Was it cut or mistyped?"
 )
-UNKNOWN = Rejection(
-    Reason.BAD_KEY, "No such API key. It is well formed, but this gateway's operator never gave it out."
-)
+TOKEN_REVOKED = Rejection(Reason.BAD_KEY, "This token was revoked. Get another from whoever issued it.")
 STORE_DOWN = Rejection(
     Reason.STORE_DOWN,
     "API keys cannot be checked now, because the key store does not answer. Try again shortly.",
@@ -65,112 +69,228 @@ CROWDED = Rejection(
     retry_after_us=1_000_000 // RATE,
 )
 
+_TOKEN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
-class _Known(Struct, frozen=True):
-    """A key's record, what its holder gets, when that was read and until when it is trusted (monotonic seconds)."""
 
-    record: KeyRecord
+class _Known(Struct, eq=False):
+    """What somebody gets, and the records that say so; `lock` is a key's, a token has been verified.
+
+    `epoch`, `until`: the oldest proof among the records. `generation`: the mirror's when none of them was stale.
+    `lent`: until when it is believed without proof (monotonic seconds), because the store is away.
+    """
+
     outcome: Principal | Rejection
-    read: float
+    parts: tuple[Entry, ...]
+    lock: Lock | None
+    epoch: int
     until: float
-
-    def judge(self, credential: bytes) -> Principal | Rejection:
-        return self.outcome if hmac.compare_digest(keys.digest(credential), self.record.digest) else UNKNOWN
+    generation: int
+    lent: float = 0.0
 
 
 class Identities:
-    """The callers this gateway knows. `now`: monotonic seconds."""
+    """The callers this gateway knows. `now`: monotonic seconds; `wall`: unix seconds."""
 
     def __init__(
         self,
-        directory: Directory,
+        registry: Registry,
+        feed: Feed,
+        *,
         plans: Mapping[str, Plan],
         organizations: Mapping[str, Organization],
-        when_down: WhenDown = "deny",
+        when_down: WhenDown,
+        grace: float,
+        compile_plan: CompilePlan,
+        issuers: Issuers | None = None,
+        last_used: LastUsed | None = None,
         now: Callable[[], float] = clock.monotonic,
+        wall: Callable[[], float] = clock.wall,
     ) -> None:
-        """`when_down`: the stance of levels without a plan that says otherwise."""
-        self._directory = directory
-        self._plans = plans
+        """`plans`, `organizations`: the file's. `when_down`: the stance of levels without a plan that says otherwise.
+
+        `grace`: seconds, 0 for none. `issuers` None: no tokens are taken. `last_used` None: nobody notes uses.
+        """
+        self._feed = feed
         self._organizations = organizations
-        self._when_down = when_down
+        self._grace = grace
+        self._issuers = issuers
+        self._touch: Callable[[str], None] = last_used.touch if last_used is not None else lambda _: None
         self._now = now
-        self._known: dict[bytes, _Known] = {}
-        self._unknown: dict[bytes, float] = {}
-        self._missed: float | None = None  # since when the store does not answer us
-        self._strangers = Strangers(directory)
-        self._reading: dict[bytes, asyncio.Task[_Known | Rejection]] = {}
+        self._wall = wall
+        self._mirror = Mirror(registry, feed, now)
+        self._compiler = Compiler(plans, compile_plan, when_down)
+        self._keys: dict[bytes, _Known] = {}
+        self._tokens: dict[Verified, _Known] = {}
+        self._loading: dict[Hashable, asyncio.Task[_Known | Rejection]] = {}
 
-    def cached(self, headers: Headers) -> Principal | Rejection | None:
-        """Decide without the store; None where the store has to be asked, which `identify` does."""
-        credential = _credential(headers)
-        return NO_KEY if credential is None else self._recall(credential)
+    def cached(self, headers: Headers, address: str) -> Principal | Rejection | None:
+        """Decide without the store; None where it or an issuer has to be asked, which `identify` does.
 
-    async def identify(self, headers: Headers) -> Principal | Rejection:
-        """Decide, reading the record where memory does not tell; callers who need the same record share a read."""
+        `address`: the caller's IP address.
+        """
         credential = _credential(headers)
         if credential is None:
             return NO_KEY
-        outcome = self._recall(credential)
-        if outcome is not None:
-            return outcome
-        key_id = _id(credential)
-        reading = self._reading.get(key_id)
-        if reading is None:
-            if key_id not in self._known and self._strangers.full:
-                return CROWDED
-            reading = self._reading[key_id] = clock.spawn(self._read(key_id), "read an API key's record")
-            reading.add_done_callback(lambda _: self._reading.pop(key_id))
-        found = await asyncio.shield(reading)
-        return found if isinstance(found, Rejection) else found.judge(credential)
+        if credential.startswith(b"sw_"):
+            known = self._keys.get(_id(credential))
+            return self._recall_stranger(credential) if known is None else self._answer(known, credential, address)
+        return MALFORMED if self._issuers is None else self._recall_token(self._issuers, credential, address)
 
-    def _recall(self, credential: bytes) -> Principal | Rejection | None:
-        key_id = _id(credential)
-        known = self._known.get(key_id)
-        if known is not None and self._now() < known.until:
-            return known.judge(credential)
-        if keys.parse(credential.decode("latin-1")) is None:
+    async def identify(self, headers: Headers, address: str) -> Principal | Rejection:
+        """Decide, reading what memory does not tell; callers who need the same records share a read."""
+        outcome = self.cached(headers, address)
+        credential = _credential(headers)
+        if outcome is not None or credential is None:
+            return outcome or NO_KEY
+        if credential.startswith(b"sw_"):
+            return await self._ask(_id(credential), self._load_key, credential, address)
+        verified = await self._issuers.verify(credential) if self._issuers is not None else MALFORMED
+        if isinstance(verified, Rejection):
+            return verified
+        return await self._ask(verified, self._load_token, credential, address)
+
+    def _recall_stranger(self, credential: bytes) -> Rejection | None:
+        name = keys.parse(credential.decode("latin-1"))
+        if name is None:
             return MALFORMED
-        return UNKNOWN if self._now() < self._unknown.get(key_id, 0.0) else None
+        entry = self._mirror.peek(KeyRecord, name)
+        return UNKNOWN if entry is not None and entry.record is None else None
 
-    async def _read(self, key_id: bytes) -> _Known | Rejection:
-        name = key_id.decode()
-        asked = self._now()
+    def _recall_token(self, issuers: Issuers, credential: bytes, address: str) -> Principal | Rejection | None:
+        verified = issuers.recall(credential)
+        if verified is None:
+            return None if _TOKEN.fullmatch(credential) else MALFORMED
+        if isinstance(verified, Rejection):
+            return verified
+        known = self._tokens.get(verified)
+        return None if known is None else self._answer(known, credential, address)
+
+    def _answer(self, known: _Known, credential: bytes, address: str) -> Principal | Rejection | None:
+        """Judge by what is known; None where it has neither proof nor leave."""
+        if self._proven(known):
+            return self._judge(known, credential, address)
+        if self._now() >= known.lent or _stale(known):
+            return None
+        outcome = self._judge(known, credential, address)
+        return STORE_DOWN if isinstance(outcome, Rejection) else outcome
+
+    def _proven(self, known: _Known) -> bool:
+        generation = self._mirror.generation
+        if known.generation != generation:
+            if _stale(known):
+                return False
+            known.generation = generation
+        return (known.epoch == self._feed.epoch and self._feed.trusted) or self._now() < known.until
+
+    def _judge(self, known: _Known, credential: bytes, address: str) -> Principal | Rejection:
+        refusal = None if known.lock is None else known.lock.refusal(credential, address, self._wall())
+        outcome = refusal or known.outcome
+        if isinstance(outcome, Principal):
+            self._touch(outcome.key)
+        return outcome
+
+    async def _ask(
+        self, name: K, load: Callable[[K], Coroutine[Any, Any, _Known | Rejection]], credential: bytes, address: str
+    ) -> Principal | Rejection:
+        """Judge by records that are read now. A caller who leaves takes nobody's read along."""
+        for _ in range(TRIES):
+            loading = self._loading.get(name)
+            if loading is None:
+                loading = self._loading[name] = clock.spawn(load(name), "find out who is calling")
+                loading.add_done_callback(lambda _: self._loading.pop(name))
+            known = await asyncio.shield(loading)
+            outcome = known if isinstance(known, Rejection) else self._answer(known, credential, address)
+            if outcome is not None:
+                return outcome
+        return STORE_DOWN
+
+    async def _load_key(self, key_id: bytes) -> _Known | Rejection:
+        first = (KeyRecord, key_id.decode())
+        before = self._keys.get(key_id)
+
+        def needs(found: Found) -> list[Wanted]:
+            record = found[first].record
+            return [first] if record is None else [first, *self._tenants(of_key(record), found)]
+
         try:
-            # A key that was good a moment ago waits for no turn among the strangers.
-            if key_id not in self._known and not await self._strangers.exists(name):
-                return self._forget(key_id)
-            asked = self._now()
-            record = await self._directory.get(name)
+            found = await self._gather([part.wanted for part in before.parts] if before else [first], needs)
         except StoreDown:
-            return self._still(key_id, asked)
-        self._missed = None
+            return self._lend(before)
+        except Crowded:
+            return CROWDED
+        record = found[first].record
         if record is None:
-            return self._forget(key_id)
-        last = self._known.get(key_id)
-        if last is not None and last.record == record:
-            outcome = last.outcome  # the same object, for which the ledger has packed the meters
-        else:
-            outcome = principal(record, self._plans, self._organizations, self._when_down)
-        known = _Known(record, outcome, asked, asked + TRUST)
-        _remember(self._known, key_id, known, KEYS_REMEMBERED)
+            self._keys.pop(key_id, None)
+            return UNKNOWN
+        known = self._know(self._compile(of_key(record), found), lock_of(record), found, before)
+        _remember(self._keys, key_id, known, REMEMBERED)
         return known
 
-    def _still(self, key_id: bytes, asked: float) -> _Known | Rejection:
-        """Trust an old record a little longer, if its holder's plans are kept while the store is away."""
-        missed = self._missed = asked if self._missed is None else self._missed
-        known = self._known.get(key_id)
-        if known is None or isinstance(known.outcome, Rejection) or known.read < missed - RECENT:
-            return STORE_DOWN
-        if stance(known.outcome.levels) == "deny":
-            return STORE_DOWN
-        renewed = self._known[key_id] = _Known(known.record, known.outcome, known.read, asked + TRUST)
-        return renewed
+    async def _load_token(self, verified: Verified) -> _Known | Rejection:
+        bearer, before = of_token(verified), self._tokens.get(verified)
+        ban = [(TokenRecord, _ban(verified.issuer, verified.jti))] if verified.jti is not None else []
 
-    def _forget(self, key_id: bytes) -> Rejection:
-        self._known.pop(key_id, None)
-        _remember(self._unknown, key_id, self._now() + STRANGER_TRUST, STRANGERS_REMEMBERED)
-        return UNKNOWN
+        def needs(found: Found) -> list[Wanted]:
+            return [*ban, *self._tenants(bearer, found)]
+
+        try:
+            found = await self._gather(needs({}), needs)
+        except StoreDown:
+            return self._lend(before)
+        banned = any(found[one].record is not None for one in ban)
+        known = self._know(TOKEN_REVOKED if banned else self._compile(bearer, found), None, found, before)
+        _remember(self._tokens, verified, known, TOKENS_REMEMBERED)
+        return known
+
+    async def _gather(self, wanted: list[Wanted], needs: Callable[[Found], list[Wanted]]) -> Found:
+        """Read until all is there that `needs` names of what is there, and none of it has changed meanwhile."""
+        while True:
+            found = dict(zip(wanted, await self._mirror.fetch(wanted), strict=True))
+            wanted = needs(found)
+            if all(one in found and not found[one].stale for one in wanted):
+                return {one: found[one] for one in wanted}
+
+    def _tenants(self, bearer: Bearer, found: Found) -> list[Wanted]:
+        """Return the records that a bearer's principal is made of, as far as those that are found tell."""
+        organization, team = _places(bearer)
+        plans = plans_named(bearer, self._of(bearer, found))
+        return list(dict.fromkeys([organization, team, *((PlanRecord, name) for name in plans)]))
+
+    def _of(self, bearer: Bearer, found: Found) -> Tenants:
+        organization, team = (found[place].record if place in found else None for place in _places(bearer))
+        return Tenants(organization, team, self._organizations.get(bearer.organization))
+
+    def _compile(self, bearer: Bearer, found: Found) -> Principal | Rejection:
+        stored = {name: entry.record for (sort, name), entry in found.items() if sort is PlanRecord}
+        return self._compiler.principal(bearer, self._of(bearer, found), stored)
+
+    def _know(self, outcome: Principal | Rejection, lock: Lock | None, found: Found, before: _Known | None) -> _Known:
+        """Keep the outcome of before where it is the same: for that very object the ledger has packed the meters."""
+        if before is not None and before.outcome == outcome:
+            outcome = before.outcome
+        parts = tuple(found.values())
+        return _Known(
+            outcome=outcome,
+            lock=lock,
+            parts=parts,
+            epoch=min(part.epoch for part in parts),
+            until=min(part.asked for part in parts) + TRUST,
+            generation=self._mirror.generation,
+        )
+
+    def _lend(self, known: _Known | None) -> _Known | Rejection:
+        """Believe old records a little longer, if the plans are kept while the store is away.
+
+        That is for `grace` seconds from when the last of them was proven, which is when the store was missed.
+        """
+        if known is None or isinstance(known.outcome, Rejection):
+            return STORE_DOWN
+        proven = min(max(part.asked, self._feed.proven(part.epoch)) for part in known.parts)
+        now = self._now()
+        if now >= proven + self._grace or stance(known.outcome.levels) == "deny":
+            return STORE_DOWN
+        known.lent = min(now + TRUST, proven + self._grace)
+        return known
 
 
 def _credential(headers: Headers) -> bytes | None:
@@ -191,9 +311,23 @@ def _id(credential: bytes) -> bytes:
     return credential[3 : 3 + keys.ID_LENGTH]
 
 
-def _remember(memory: dict[bytes, V], key_id: bytes, value: V, bound: int) -> None:
-    """Put `key_id` last in `memory`, and let the first one go where it would hold more than `bound`."""
-    memory.pop(key_id, None)
-    memory[key_id] = value
+def _stale(known: _Known) -> bool:
+    return any(part.stale for part in known.parts)
+
+
+def _places(bearer: Bearer) -> tuple[Wanted, Wanted]:
+    """Return where the records of a bearer's organization and team are."""
+    return (OrganizationRecord, bearer.organization), (TeamRecord, f"{bearer.organization}/{bearer.team}")
+
+
+def _ban(issuer: str, jti: str) -> str:
+    """Return the name that a token is revoked by."""
+    return f"{issuer}/{hashlib.sha256(jti.encode()).hexdigest()}"
+
+
+def _remember(memory: dict[K, _Known], name: K, known: _Known, bound: int) -> None:
+    """Put `name` last in `memory`, and let the first one go where it would hold more than `bound`."""
+    memory.pop(name, None)
+    memory[name] = known
     if len(memory) > bound:
         del memory[next(iter(memory))]

@@ -27,8 +27,13 @@ _FAIR = len(DIGITS) * (256 // len(DIGITS))
 def new_key() -> tuple[str, str]:
     """Make a key at random; return its id and the whole key."""
     key_id = _random_digits(ID_LENGTH)
+    return key_id, new_secret(key_id)
+
+
+def new_secret(key_id: str) -> str:
+    """Return a whole key with this id and a secret made at random."""
     body = f"sw_{key_id}_{_random_digits(SECRET_LENGTH)}"
-    return key_id, body + _checksum(body)
+    return body + _checksum(body)
 
 
 def parse(text: str) -> str | None:

@@ -1,54 +1,213 @@
-"""What a key record means under the file's plans: a principal, or the reason why the key may not call.
+"""What a credential means: a principal, or the reason why its bearer may not call.
 
-Law: the record says who, the file says how much. A plan that the record names and the file lacks refuses the key; it is
-never read as "no limits".
+Law: a level is held to what its record says, else to what the gateway's file says of it; a plan is the store's, else
+the file's. A plan that is named and nowhere to be found, or that cannot be read, refuses the caller; it is never read
+as "no limits". What any level forbids is forbidden.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
 
+from msgspec import Struct
+
+from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Organization
-from gateway.identity.directory import KeyRecord
-from policies.domain import Level, LevelKind, Plan, Principal, WhenDown
+from gateway.identity.issuers import Verified
+from gateway.identity.records import KeyRecord, OrganizationRecord, PlanRecord, TeamRecord, Terms
+from policies.domain import Level, LevelKind, Plan, Principal, Reach, Scope, WhenDown
 from policies.rejections import Reason, Rejection
 
-REVOKED = Rejection(Reason.BAD_KEY, "This API key was revoked. Ask your operator for another.")
+COMPILED_KEPT = 10_000
+"""Plans of the store that are kept as they were compiled; beyond, all are compiled anew."""
+
+CompilePlan = Callable[[str, dict[str, Any]], Plan]
+"""Read a plan, by its name, from what the file would write. Raises ConfigError."""
 
 
-def principal(
-    record: KeyRecord,
-    plans: Mapping[str, Plan],
-    organizations: Mapping[str, Organization],
-    when_down: WhenDown = "deny",
-) -> Principal | Rejection:
-    """Compile `record`: three levels, each with the meters of its plan and none where no plan binds it.
+class Bearer(Struct, frozen=True):
+    """What a credential says by itself of whoever sends it; `what` names it in words to its bearer."""
 
-    `when_down`: the stance of levels whose plan has none, and of those without a plan.
-    """
-    if record.revoked:
-        return REVOKED
-    if record.plan is not None and record.plan not in plans:
-        return Rejection(
-            Reason.NOT_ALLOWED,
-            f"The key {record.id} is bound to the plan {record.plan!r}, which the gateway's file no longer has. "
-            f"Its operator must put the plan back under `plans:`, or revoke the key and create one under another plan.",
-        )
-    organization = organizations.get(record.organization)
-    team_plan = organization.teams.get(record.team) if organization else None
-    return Principal(
+    organization: str
+    team: str
+    key: str
+    name: str
+    what: str
+    terms: Terms
+    scopes: frozenset[Scope]
+    expires: float | None = None
+    cut: bool = False
+
+
+class Tenants(Struct, frozen=True):
+    """What the store has on a bearer's organization and team (None: nothing), and the file on the organization."""
+
+    organization: OrganizationRecord | None
+    team: TeamRecord | None
+    file: Organization | None
+
+
+class _Side(Struct, frozen=True):
+    """One level: what its record says (None: there is none), and the plan that the file gives it."""
+
+    kind: LevelKind
+    id: str
+    what: str
+    terms: Terms | None
+    file: Plan | None
+
+    @property
+    def named(self) -> str | None:
+        """The name of the plan that binds it, None for none or for meters of its own."""
+        if self.terms is not None and (self.terms.plan is not None or self.terms.meters is not None):
+            return self.terms.plan if self.terms.meters is None else None
+        return None if self.file is None else self.file.name
+
+
+def of_key(record: KeyRecord) -> Bearer:
+    """Return what a key's record says of its bearer."""
+    return Bearer(
         organization=record.organization,
         team=record.team,
-        key=record.id,
+        key=record.key_id,
         name=record.name,
-        levels=(
-            _level("organization", "org", organization.plan if organization else None, when_down),
-            _level("team", f"team:{record.team}", team_plan, when_down),
-            _level("key", f"key:{record.id}", plans[record.plan] if record.plan else None, when_down),
-        ),
-        time_zone=organization.time_zone if organization else "UTC",
+        what=f"API key {record.key_id}",
+        terms=record,
+        scopes=_scopes(record.scopes),
+        expires=record.expires,
     )
 
 
-def _level(kind: LevelKind, name: str, plan: Plan | None, when_down: WhenDown) -> Level:
+def of_token(verified: Verified) -> Bearer:
+    """Return what a token says of its bearer."""
+    subject = verified.subject
+    return Bearer(
+        organization=subject.organization,
+        team=subject.team,
+        key=subject.key,
+        name=subject.name,
+        what=f"subject {subject.key}",
+        terms=Terms(plan=verified.plan),
+        scopes=subject.scopes,
+        expires=verified.expires,
+        cut=verified.cut,
+    )
+
+
+def plans_named(bearer: Bearer, tenants: Tenants) -> list[str]:
+    """Return the names of the plans that bind a bearer's levels."""
+    return [side.named for side in _sides(bearer, tenants) if side.named is not None]
+
+
+class Compiler:
+    """Makes principals. `plans`: the file's; `when_down`: the stance of levels whose plan has none."""
+
+    def __init__(self, plans: Mapping[str, Plan], compile_plan: CompilePlan, when_down: WhenDown) -> None:
+        self._plans = plans
+        self._compile_plan = compile_plan
+        self._when_down: WhenDown = when_down
+        self._compiled: dict[tuple[str, str], tuple[dict[str, Any], Plan | str]] = {}
+
+    def principal(
+        self, bearer: Bearer, tenants: Tenants, stored: Mapping[str, PlanRecord | None]
+    ) -> Principal | Rejection:
+        """Compile three levels, each with its meters. `stored`: the store's plans, by the names of `plans_named`."""
+        sides = _sides(bearer, tenants)
+        terms = [side.terms for side in sides if side.terms is not None]
+        levels: list[Level] = []
+        for side in sides:
+            if side.terms is not None and side.terms.state == "suspended":
+                return _suspended(side)
+            plan = self._plan(side, bearer.organization, stored)
+            if isinstance(plan, Rejection):
+                return plan
+            levels.append(_level(side, plan, self._when_down))
+        own, file = tenants.organization, tenants.file
+        return Principal(
+            organization=bearer.organization,
+            team=bearer.team,
+            key=bearer.key,
+            name=bearer.name,
+            levels=tuple(levels),
+            time_zone=(own and own.time_zone) or (file.time_zone if file else "UTC"),
+            reach=Reach(
+                models=tuple(one.models for one in terms if one.models is not None),
+                backends=tuple(one.backends for one in terms if one.backends is not None),
+                local_only=any(one.local_only for one in terms),
+            ),
+            scopes=bearer.scopes,
+            expires=bearer.expires,
+            cut=bearer.cut,
+        )
+
+    def _plan(self, side: _Side, organization: str, stored: Mapping[str, PlanRecord | None]) -> Plan | Rejection | None:
+        if side.terms is not None and side.terms.meters is not None:
+            return self._compile(side, (organization, side.id), f"own meters of {side.id}", side.terms.meters)
+        name = side.named
+        if name is None:
+            return None
+        record = stored[name]
+        if record is not None:
+            return self._compile(side, ("", name), name, record.plan)
+        plan = self._plans.get(name)
+        if plan is not None:
+            return plan
+        return side.file if side.file is not None and side.file.name == name else _gone(side)
+
+    def _compile(self, side: _Side, place: tuple[str, str], name: str, document: dict[str, Any]) -> Plan | Rejection:
+        """Compile a plan of the store, once for each time that it was read."""
+        known = self._compiled.get(place)
+        if known is None or known[0] is not document:
+            if len(self._compiled) >= COMPILED_KEPT:
+                self._compiled.clear()
+            known = self._compiled[place] = (document, self._read(name, document))
+        return known[1] if isinstance(known[1], Plan) else _unreadable(side, name, known[1])
+
+    def _read(self, name: str, document: dict[str, Any]) -> Plan | str:
+        try:
+            return self._compile_plan(name, document)
+        except ConfigError as error:
+            return "; ".join(f"{mistake.where}: {mistake.message}" for mistake in error.mistakes)
+
+
+@lru_cache(64)
+def _scopes(scopes: tuple[Scope, ...]) -> frozenset[Scope]:
+    """Return one and the same set for the many keys that have the same scopes."""
+    return frozenset(scopes)
+
+
+def _sides(bearer: Bearer, tenants: Tenants) -> tuple[_Side, _Side, _Side]:
+    organization, team, file = bearer.organization, bearer.team, tenants.file
+    return (
+        _Side("organization", "org", f"organization {organization}", tenants.organization, file.plan if file else None),
+        _Side("team", f"team:{team}", f"team {team}", tenants.team, file.teams.get(team) if file else None),
+        _Side("key", f"key:{bearer.key}", bearer.what, bearer.terms, None),
+    )
+
+
+def _level(side: _Side, plan: Plan | None, when_down: WhenDown) -> Level:
     if plan is None:
-        return Level(kind, name, (), when_down=when_down)
-    return Level(kind, name, plan.meters, plan.overrun, plan.when_down or when_down)
+        return Level(side.kind, side.id, (), when_down=when_down)
+    return Level(side.kind, side.id, plan.meters, plan.overrun, plan.when_down or when_down)
+
+
+def _suspended(side: _Side) -> Rejection:
+    return Rejection(
+        Reason.NOT_ALLOWED, f"The {side.what} is suspended. Nothing of it is served until its operator activates it."
+    )
+
+
+def _gone(side: _Side) -> Rejection:
+    return Rejection(
+        Reason.NOT_ALLOWED,
+        f"The {side.what} is bound to the plan {side.named!r}, which is neither in the gateway's file nor in the "
+        f"store. Its operator must put the plan back, or bind the {side.what} to another.",
+    )
+
+
+def _unreadable(side: _Side, name: str, why: str) -> Rejection:
+    what = f"bound to the plan {name!r}" if side.named else "held to meters of its own"
+    return Rejection(
+        Reason.NOT_ALLOWED,
+        f"The {side.what} is {what}, which this gateway cannot read: {why}. Its operator must mend that.",
+    )

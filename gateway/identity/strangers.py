@@ -8,7 +8,7 @@ more, which bounds the memory.
 import asyncio
 
 from gateway import clock
-from gateway.identity.directory import Directory
+from gateway.identity.registry import Registry
 
 RATE = 200
 """Questions a second. One stranger waits 1/200 s at most for a turn, which nobody notices."""
@@ -17,25 +17,26 @@ TOGETHER = 1000
 """Ids in one question: 200,000 a second, more than a gateway can read requests, in commands of about 20 KB."""
 
 
+class Crowded(Exception):  # noqa: N818 - a state of the world, not a programming error
+    """The next question has no room left."""
+
+
 class Strangers:
     """A lane to the store for unknown ids: a token bucket of one question, refilled `RATE` times a second."""
 
-    def __init__(self, directory: Directory) -> None:
-        self._directory = directory
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._due = 0.0
         self._gathered: set[str] = set()
         self._next: asyncio.Task[frozenset[str]] | None = None
 
-    @property
-    def full(self) -> bool:
-        """Whether the next question has no room left."""
-        return self._next is not None and len(self._gathered) >= TOGETHER
-
     async def exists(self, key_id: str) -> bool:
-        """Whether `key_id` has a record. Raises `StoreDown`. Ask `full` first."""
+        """Whether `key_id` has a record. Raises `StoreDown` and `Crowded`."""
         if self._next is None:
             self._gathered = set()
             self._next = clock.spawn(self._ask(self._gathered), "ask about unknown keys")
+        elif len(self._gathered) >= TOGETHER:
+            raise Crowded
         self._gathered.add(key_id)
         return key_id in await asyncio.shield(self._next)
 
@@ -45,4 +46,4 @@ class Strangers:
         self._due = turn + 1 / RATE
         await asyncio.sleep(turn - now)
         self._next = None
-        return await self._directory.existing(gathered)
+        return await self._registry.existing(gathered)

@@ -28,12 +28,13 @@ class Breaker:
     `era` counts its returns: a failure of what was sent in an earlier one says nothing about now.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """`ask` returns if the store serves again, and raises StoreDown with the reason if not."""
+    def __init__(self, ask: Callable[[], Awaitable[None]], what: str = "the store") -> None:
+        """`ask` returns if the store serves again, and raises StoreDown with the reason if not; `what`: for the log."""
         self.why: str | None = None
         self.since: float | None = None
         self.era = 0
         self._ask = ask
+        self._is_down, self._is_back = f"{what} is down", f"{what} is back"
         self._callbacks: list[Callable[[], None]] = []
         self._prober: asyncio.Task[None] | None = None
         self._closed = False
@@ -52,7 +53,7 @@ class Breaker:
         self.why, self.since = why, now
         if now - self._returned > STEADY:
             self._pause = 0.0
-        log.error("the store is down", why=why)
+        log.error(self._is_down, why=why)
         self._prober = clock.spawn(self._probe(), "store prober")
 
     async def close(self) -> None:
@@ -70,7 +71,7 @@ class Breaker:
         self.why = self.since = None
         self.era += 1
         self._returned = now
-        log.warning("the store is back", away_s=round(away, 3))
+        log.warning(self._is_back, away_s=round(away, 3))
         for callback in self._callbacks:
             try:
                 callback()

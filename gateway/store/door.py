@@ -43,12 +43,12 @@ class Store:
     `round_trips` counts pipelined calls since start, for the metric of that name.
     """
 
-    def __init__(self, url: str, *, deadline: float = DEADLINE) -> None:
-        """`url` is as `addresses` reads it; `deadline` is seconds. Raises ValueError."""
+    def __init__(self, url: str, *, deadline: float = DEADLINE, what: str = "the store") -> None:
+        """`url` is as `addresses` reads it; `deadline` is seconds; `what`: its name in the log. Raises ValueError."""
         self.round_trips = 0
         self._deadline = deadline
         self._client = client(url)
-        self._breaker = Breaker(self._ask)
+        self._breaker = Breaker(self._ask, what)
 
     @property
     def down(self) -> str | None:

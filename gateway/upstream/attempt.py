@@ -9,8 +9,6 @@ import contextlib
 import math
 import re
 
-import httpx
-
 from gateway import clock
 from gateway.upstream.connection import Headers
 from gateway.upstream.fleet import Home, Ticket
@@ -85,7 +83,7 @@ class Attempt:
         for attribute, headers in _NAMES:
             value = next((self.told[header] for header in headers if header in self.told), b"")
             if _PLAIN.fullmatch(value):
-                found[attribute] = value.decode()
+                found[attribute] = self.home.discreet(value).decode()
         return found
 
     async def open(self, api: API, body: bytes, headers: Headers, patience: float) -> None:
@@ -94,8 +92,11 @@ class Attempt:
         `patience`: the seconds that are waited for it, which some upstreams want to know.
         """
         home = self.home
+        asked = [*home.headers, *headers, *_waits(home, patience)]
         try:
-            answer = await self._ask(home.urls[api], [*home.headers, *headers, *_waits(home, patience)], body)
+            answer = self._take(await home.transport.post(home.urls[api], asked, body, self._begin))
+            if answer.status == 202:
+                answer = await self._promised(answer, asked)
         except ERRORS as error:
             raise AttemptFailed(failure_of(error)) from error
         self.status = answer.status
@@ -110,14 +111,13 @@ class Attempt:
         if coding != b"identity":
             raise AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered in {coding!r} though identity was asked"))
 
-    async def _ask(self, url: httpx.URL, headers: Headers, body: bytes) -> Answer:
-        """Send `body` and return the answer; one that is promised for later is fetched. Raises `ERRORS`."""
-        answer = self._take(await self.home.transport.post(url, headers, body, self._begin))
-        if answer.status == 202:
-            place = place_of(self.home, self.told.get(REQUEST_ID))
-            if place is not None:
-                answer = self._take(await fetched(self.home, place, headers, answer))
-        return answer
+    async def _promised(self, answer: Answer, asked: Headers) -> Answer:
+        """Return the answer that `answer` promises for later, itself where it cannot be fetched. Raises `ERRORS`.
+
+        `asked`: the headers that it was asked for with.
+        """
+        place = place_of(self.home, self.told.get(REQUEST_ID))
+        return answer if place is None else self._take(await fetched(self.home, place, asked, answer))
 
     def _take(self, answer: Answer) -> Answer:
         self._answer = answer
@@ -130,17 +130,19 @@ class Attempt:
             body += chunk
         if self.status < 400:
             return AttemptFailed(Failure(FailureKind.PROTOCOL, f"answered {self.status} to a POST", self.status))
-        failure = classify(self.status, bytes(body), told_wait(self.told, clock.wall()))
-        return AttemptFailed(failure, Passed(self.status, self.content_type, bytes(body)))
+        said = self.home.discreet(bytes(body))
+        failure = classify(self.status, said, told_wait(self.told, clock.wall()))
+        return AttemptFailed(failure, Passed(self.status, self.content_type, said))
 
     async def read(self) -> bytes | None:
         """Return the next bytes of the answer, None at its end. Raises AttemptFailed."""
         if self._answer is None:
             raise RuntimeError("an attempt is read after it was opened")
         try:
-            return await self._answer.read()
+            chunk = await self._answer.read()
         except ERRORS as error:
             raise AttemptFailed(failure_of(error)) from error
+        return None if chunk is None else self.home.discreet(chunk)
 
     def unheard(self) -> None:
         """Note that no first content came for as long as it was waited for."""

@@ -12,11 +12,15 @@ from msgspec.structs import replace
 from gateway.config.settings import Backend, default_price
 from gateway.upstream.listing import Listed
 from policies.dialects import tokenizer_of
-from policies.domain import Deadlines, Deployment, Model, RoutingTerms
+from policies.domain import Deadlines, Deployment, Model, Reach, RoutingTerms
+from policies.reach import may_use
 from policies.rejections import Reason, Rejection
 
 EVERYTHING = frozenset({"text", "image", "audio", "file"})
 """A listing does not say what a model takes in, so the engine decides."""
+
+MOST_NAMED = 10
+"""Models that a refusal names."""
 
 
 class Catalog:
@@ -39,6 +43,14 @@ class Catalog:
             return Rejection(Reason.NO_DEPLOYMENT, message, param="model", retry_after_us=5_000_000)
         message = f"The model {shown} does not exist. GET /v1/models lists what this key may use."
         return Rejection(Reason.MODEL_NOT_FOUND, message, param="model")
+
+    def barred(self, name: str, reach: Reach) -> Rejection:
+        """Refuse a model that a caller may not use, naming some that it may."""
+        usable = [model.name for model in self.models if may_use(reach, model)]
+        may = f"It may use {', '.join(usable[:MOST_NAMED])}" if usable else "It may use none that are served here"
+        more = f" and {len(usable) - MOST_NAMED} more" if len(usable) > MOST_NAMED else ""
+        message = f"This credential may not use the model {name[:128]!r}. {may}{more}."
+        return Rejection(Reason.NOT_ALLOWED, message, param="model")
 
     def chain(self, model: Model) -> list[Model]:
         """Return `model` and its fallbacks, in order, each once."""
@@ -64,6 +76,7 @@ def listed(listings: Mapping[str, Sequence[Listed]], backends: Sequence[Backend]
                     modalities=EVERYTHING,
                     price=default_price(backend.kind),
                     tokenizer=tokenizer_of(backend.kind, entry.id),
+                    hosted=backend.hosted,
                 )
             )
     models = [Model(name, (), tuple(of), (), RoutingTerms(), Deadlines()) for name, of in sorted(found.items())]

@@ -20,6 +20,7 @@ from policies.domain import API, Deployment, Model, Snapshot
 from policies.failures import Failure, FailureKind
 from policies.freezes import Freeze
 from policies.latency import Latency
+from policies.reach import family
 
 log = structlog.get_logger("sluiceway.fleet")
 
@@ -27,11 +28,15 @@ LACKS_SECONDS = 60.0
 """How long an API that a deployment said it does not have is believed missing: engines restart with other flags. Where
 it has served within as many seconds, it is the call that it does not serve."""
 
+SECRET = 16
+"""Characters of a credential that no text holds by chance; shorter ones (`EMPTY`, `none`) guard nothing."""
+
 TELL_EVERY = 60.0
 """Seconds between two entries in the log of one kind of failure of one deployment; the metrics count them all."""
 
 
 _ON: tuple[float, str] = (-math.inf, "")
+_NOTHING: frozenset[API] = frozenset()
 
 
 class Live:
@@ -67,11 +72,12 @@ class Live:
             ejected=not self.breaker.passes(now),
             off=reason if now < until else None,
             retired=until == math.inf,
-            lacks=frozenset(api for api, until in self._lacks.items() if now < until),
+            lacks=frozenset(api for api, until in self._lacks.items() if now < until) if self._lacks else _NOTHING,
             frozen_for=self.freeze.left(now),
             ttft_spread=self.latency.spread(now),
             down=self.condition.against(deployment.model),
             absent=self.condition.absent,
+            drained=self.condition.drained,
         )
 
     def answered(self, api: API) -> None:
@@ -186,18 +192,30 @@ class Home:
             (b"user-agent", b"sluiceway"),
             *((name.encode(), value.encode()) for name, value in self.dialect.headers),
         ]
+        self._secret: bytes | None = None
         if backend.api_key is not None:
             header, before = self.dialect.auth
-            self.headers.append((header.encode(), before.encode() + backend.api_key.encode()))
+            secret = backend.api_key.encode()
+            self.headers.append((header.encode(), before.encode() + secret))
+            self._secret = secret if len(secret) >= SECRET else None
+
+    def discreet(self, said: bytes) -> bytes:
+        """Return what the upstream said, as long as it was, with stars for our credential, which some repeat in errors.
+
+        One that is cut in two between parts of a stream is not seen.
+        """
+        secret = self._secret
+        return said if secret is None or secret not in said else said.replace(secret, b"*" * len(secret))
 
 
 class Fleet:
-    """Every backend and every deployment of one gateway."""
+    """Every backend and every deployment of one gateway. `drained`: names of backends that take no new calls."""
 
     def __init__(self) -> None:
         self.homes: dict[str, Home] = {}
         self._live: dict[str, Live] = {}
         self._leaving: dict[str, float] = {}
+        self.drained: frozenset[str] = frozenset()
 
     def add(self, backend: Backend) -> Home:
         """Take in a backend; the very same one is kept as it is, with what was learned of it."""
@@ -206,7 +224,17 @@ class Fleet:
         if home is None or home.backend != backend:
             self._forget(home)
             home = self.homes[backend.name] = Home(backend)
+            home.condition.drained = self._is_drained(backend.name)
         return home
+
+    def drain(self, names: frozenset[str]) -> None:
+        """Send no new call to the backends of these names, nor to a replica of theirs; to all others again."""
+        self.drained = names
+        for name, home in self.homes.items():
+            home.condition.drained = self._is_drained(name)
+
+    def _is_drained(self, name: str) -> bool:
+        return name in self.drained or family(name) in self.drained
 
     def leave(self, name: str, until: float) -> None:
         """Let a backend go: no call is routed to it any more, and by `until` those that were have ended."""

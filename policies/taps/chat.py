@@ -66,15 +66,11 @@ class ChatTap(Tap):
         return super()._watch(event)
 
     def _skim(self, chunk: bytes) -> int | None:
-        """Look at whole events of one line each."""
-        if (
-            not chunk.endswith(b"\n\n")
-            or chunk.count(b"\n") != 2 * chunk.count(b"\n\n")
-            or b"\r" in chunk
-            or self._matters(chunk)
-        ):
+        """Look at whole events of one line each, all of it data."""
+        if self._matters(chunk) or b"\r" in chunk or not chunk.endswith(b"\n\n"):
             return None
-        return chunk.count(b"\ndata:") + chunk.startswith(b"data:")
+        events = chunk.count(b"\n\ndata:") + chunk.startswith(b"data:")
+        return events if chunk.count(b"\n") == 2 * events else None
 
     @staticmethod
     def _matters(text: bytes) -> bool:
@@ -85,8 +81,9 @@ class ChatTap(Tap):
         """
         if b'"error"' in text or b"[DONE]" in text:
             return True
-        for name, tight, wide in _OFTEN_NULL:  # noqa: SIM110 - a generator costs as much as all the searching
-            if text.count(name) != text.count(tight) + text.count(wide):
+        for name, tight, wide in _OFTEN_NULL:
+            found = text.count(name)
+            if found and found != text.count(tight) + text.count(wide):
                 return True
         return False
 

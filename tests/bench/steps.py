@@ -7,16 +7,24 @@ on a warm, otherwise idle core, so that they compare with one another and not be
 import asyncio
 import json
 import random
+from contextlib import AsyncExitStack
+from functools import partial
 
 import httpx
 import pytest
 import uvloop
 
-from gateway.config.settings import STANDARD, Backend
+from gateway.config.settings import STANDARD, Backend, Issuer
+from gateway.config.stored import stored_plan
 from gateway.errors import error_body
 from gateway.identity import keys
-from gateway.identity.directory import Directory
+from gateway.identity.changes import Feed
 from gateway.identity.identify import Identities
+from gateway.identity.issuers import Issuers
+from gateway.identity.key_making import blank, create_key
+from gateway.identity.last_used import LastUsed
+from gateway.identity.records import Author
+from gateway.identity.registry import Registry
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics
 from gateway.reply import Reply
@@ -46,10 +54,12 @@ from policies.rejections import Reason, Rejection
 from policies.request import read
 from policies.rewrite import rewrite
 from policies.routing import route
+from policies.subjects import Mapping
 from policies.taps import tap_of
 from policies.usage import usage_of
 from tests.bench.scenarios import chat
 from tests.bench.upstream import _PLAIN, event
+from tests.fakes.identity_provider import IdentityProvider
 from tests.parts.fast import fast_upstream
 
 WIDE = Plan(
@@ -134,20 +144,41 @@ def test_error_body(benchmark):
     assert json.loads(benchmark(error_body, Rejection(Reason.NO_KEY, "No."), "req_1"))
 
 
-def test_identify_from_memory(benchmark, loop, tmp_path):
+@pytest.mark.parametrize("credential", ["key", "token"])
+def test_identify_from_memory(benchmark, loop, tmp_path, credential):
+    """Time stands still, so that what is known stays proven."""
+
     async def prepare():
-        async with embedded(tmp_path) as url:
-            store = Store(url)
-            directory = Directory(store)
-            _, key = await directory.create("acme", "team", "bench", None)
-            identities = Identities(directory, {"standard": STANDARD}, {}, now=lambda: 0.0)
-            headers = [(b"host", b"x"), (b"authorization", b"Bearer " + key.encode())]
-            await identities.identify(headers)
-            await store.close()
+        async with AsyncExitStack() as stack:
+            store = Store(await stack.enter_async_context(embedded(tmp_path)))
+            provider = await stack.enter_async_context(IdentityProvider())
+            mapping = Mapping(organization="acme", team="team")
+            issuer = Issuer(name="idp", issuer=provider.issuer, audience=("sluiceway",), mapping=mapping)
+            registry, feed = Registry(store), Feed(store, now=lambda: 0.0)
+            identities = Identities(
+                registry,
+                feed,
+                plans={"standard": STANDARD},
+                organizations={},
+                when_down="deny",
+                grace=600.0,
+                compile_plan=partial(stored_plan, models=None),
+                issuers=Issuers([issuer]),
+                last_used=LastUsed(store),
+                now=lambda: 0.0,
+            )
+            stack.push_async_callback(store.close)
+            stack.push_async_callback(feed.close)
+            stack.push_async_callback(identities._issuers.close)
+            _, key = await create_key(registry, Author("admin key"), blank("acme", "team", "bench"))
+            told = {"key": key.encode(), "token": provider.token()}[credential]
+            headers = [(b"host", b"x"), (b"authorization", b"Bearer " + told)]
+            await feed.start()
+            await identities.identify(headers, "127.0.0.1")
             return identities, headers
 
     identities, headers = loop.run_until_complete(prepare())
-    assert benchmark(identities.cached, headers).organization == "acme"
+    assert benchmark(identities.cached, headers, "127.0.0.1").organization == "acme"
 
 
 def test_key_digest(benchmark):

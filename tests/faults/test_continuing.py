@@ -18,7 +18,7 @@ from tests.faults.scripts import ALL, EVENTS, TEXT, WORDS
 from tests.faults.stage import Stage, ask, said
 from tests.faults.theatre import BOOKS, ORGANIZATION, Theatre
 from tests.gateway.harness import TEXT as ONLY_TEXT
-from tests.gateway.harness import settings
+from tests.gateway.harness import new_key, settings
 from tests.parts.scripted import Bytes, Close, Hang, Pause, Reset, Status, Until, delta, event, usage
 
 pytestmark = pytest.mark.ci
@@ -105,7 +105,7 @@ async def theatre(folder, kind, scenes):
         }
         running = await server.start(replace(settings(folder, {}), **terms))
         try:
-            _, key = await running.gateway.directory.create(ORGANIZATION, "team", "test", "books")
+            key = await new_key(running.gateway, ORGANIZATION, "books")
             it = Theatre(stage, running, url, key)
             it.begin()
 

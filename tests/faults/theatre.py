@@ -20,7 +20,7 @@ from gateway.store.embedded import embedded
 from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
 from tests.faults.books import Books, calls
 from tests.faults.stage import Heard, Played, Said, Stage, ask, behind_strange_tls, said
-from tests.gateway.harness import TEXT, eventually, settings
+from tests.gateway.harness import TEXT, eventually, new_key, settings
 
 ORGANIZATION = "acme"
 
@@ -238,7 +238,7 @@ async def theatre(folder, transport, casts):
         }
         running = await server.start(replace(settings(folder, {}), **terms))
         try:
-            _, key = await running.gateway.directory.create(ORGANIZATION, "team", "test", "books")
+            key = await new_key(running.gateway, ORGANIZATION, "books")
             running.gateway.store._deadline = 5.0  # two cores are busy with callers and upstreams as well
             it = Theatre(stage, running, url, key)
             await it.call(Cast(-1, (), Deadlines()), "warm", stream=False)

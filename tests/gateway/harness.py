@@ -19,6 +19,8 @@ from gateway.config.settings import (
     StoreSettings,
     Telemetry,
 )
+from gateway.identity.key_making import blank, create_key
+from gateway.identity.records import Author
 from gateway.ledger import reports
 from gateway.ledger.reports import By
 from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
@@ -54,6 +56,13 @@ def settings(folder, upstreams, kind="openai", **changes):
     return msgspec.structs.replace(base, **changes)
 
 
+async def new_key(gateway, organization="acme", plan=None, **terms):
+    """Make an API key as an admin would, and return it."""
+    wanted = msgspec.structs.replace(blank(organization, "team", "test", plan), **terms)
+    _, key = await create_key(gateway.registry, Author("admin key"), wanted)
+    return key
+
+
 class Booked(NamedTuple):
     """What one key has used of one model."""
 
@@ -82,9 +91,8 @@ class Harness:
         self.gateway = running.gateway
         self.services = running.gateway.services
 
-    async def key(self, plan=None, organization="acme"):
-        _, key = await self.gateway.directory.create(organization, "team", "test", plan)
-        return key
+    async def key(self, plan=None, organization="acme", **terms):
+        return await new_key(self.gateway, organization, plan, **terms)
 
     async def ask(self, api="chat/completions", key=None, **members):
         headers = {"authorization": f"Bearer {key}"} if key else {}

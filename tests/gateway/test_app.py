@@ -4,8 +4,10 @@ import signal
 import pytest
 from msgspec.structs import replace
 
-from gateway.app import serves_without_store
+from gateway.app import Gateway
 from gateway.config.settings import STANDARD, StoreSettings
+from gateway.identity.records import Author, PlanRecord
+from gateway.store.door import Store
 from gateway.store.preconditions import UnfitStore
 from tests.gateway.harness import eventually, running, settings
 
@@ -27,12 +29,38 @@ async def test_every_error_has_the_headers_of_every_answer(gateway):
         ("deny", [], False),
     ],
 )
-def test_a_gateway_keeps_a_journal_where_any_plan_is_served_without_the_store(tmp_path, store, plans, local):
+async def test_a_gateway_is_ready_without_the_store_where_any_plan_is_served_so(tmp_path, store, plans, local):
     """Callers without a plan have the store's stance."""
     stances = {str(i): replace(STANDARD, when_down=stance) for i, stance in enumerate(plans)}
     made = settings(tmp_path, {}, plans=stances, store=StoreSettings("embedded", tmp_path, when_down=store))
 
-    assert serves_without_store(made) is local
+    nowhere = Store("redis://127.0.0.1:9")
+    assert Gateway(made, nowhere, nowhere, "admin", discover=False).serves_without_store is local
+
+
+async def test_a_stored_plan_has_its_own_stance(gateway):
+    """Every gateway learns of it, though its file knows of none."""
+    author, record = Author("admin key"), PlanRecord(name="p", plan={"tokens_in_all": 5, "when_down": "local"})
+    assert not gateway.gateway.serves_without_store
+
+    await gateway.gateway.registry.put(record, author, action="create", expected=0)
+    assert await eventually(lambda: gateway.gateway.serves_without_store)
+
+    await gateway.gateway.registry.remove(record, author, expected=None)
+    assert await eventually(lambda: not gateway.gateway.serves_without_store)
+
+
+@pytest.mark.parametrize("on", ["callers", "operations"])
+async def test_admins_have_one_address(tmp_path, first, on):
+    """The file says which; on the other there is no such path."""
+    async with running(tmp_path, {"a": first}, admin_on=on) as gateway:
+        urls = {"callers": gateway.running.url, "operations": gateway.running.operations_url}
+        asked = {
+            name: await gateway.client.get(f"{url}/admin/v1/keys", headers={"authorization": "Bearer admin"})
+            for name, url in urls.items()
+        }
+
+    assert {name: answer.status_code for name, answer in asked.items()} == dict.fromkeys(urls, 404) | {on: 200}
 
 
 async def test_a_gateway_starts_on_no_store_that_is_not_fit(tmp_path, first, monkeypatch):

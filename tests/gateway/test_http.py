@@ -1,8 +1,13 @@
 import httpx
 import pytest
 
-from gateway.http import cold_client
+from gateway.http import Undelivered, cold_client, download
+from gateway.tls import server_context
+from tests.fakes.identity_provider import IdentityProvider
+from tests.parts.certificates import self_signed
 from tests.parts.scripted import Hang, ScriptedServer
+
+PLACE = "/x"
 
 
 async def test_a_cold_client_does_not_wait_for_ever():
@@ -13,3 +18,61 @@ async def test_a_cold_client_does_not_wait_for_ever():
             await client.post(f"{server.url}/x")
 
         assert client.follow_redirects is False
+
+
+async def fetch(server, within=5.0, longest=100, ca=None):
+    return await download(server.url + PLACE, within=within, longest=longest, ca=ca)
+
+
+async def test_a_download_is_whole_or_it_is_not():
+    """A part of a document could be read as another one."""
+    async with IdentityProvider() as server:
+        server.instead[PLACE] = (200, b"x" * 100)
+        assert await fetch(server) == b"x" * 100
+
+        with pytest.raises(Undelivered, match="more than 99 bytes"):
+            await fetch(server, longest=99)
+
+
+@pytest.mark.parametrize("status", [204, 302, 404, 500])
+async def test_only_a_200_is_an_answer(status):
+    """Where an answer sends us may be anybody's."""
+    async with IdentityProvider() as server:
+        server.instead[PLACE] = (status, b"")
+
+        with pytest.raises(Undelivered, match=f"answered {status}"):
+            await fetch(server)
+
+
+async def test_a_download_says_why_it_did_not_come():
+    """An operator reads it in the log."""
+    async with IdentityProvider() as server:
+        server.held.clear()
+        with pytest.raises(Undelivered, match=r"did not answer within 0\.05 s"):
+            await fetch(server, within=0.05)
+        server.down = True
+        server.held.set()
+        with pytest.raises(Undelivered, match="Error"):
+            await fetch(server)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/", f"http://{'a' * 70}.invalid/", "http://[", "nonsense", "ftp://a/"]
+)
+async def test_what_is_no_address_delivers_nothing(url):
+    """It may come out of an answer."""
+    with pytest.raises(Undelivered):
+        await download(url, within=5.0, longest=100)
+
+
+async def test_only_the_authority_that_was_named_is_trusted(tmp_path):
+    """One in the operator's own house, which nobody else knows."""
+    certificate, key = self_signed(tmp_path)
+    async with IdentityProvider(tls=server_context(certificate, key)) as server:
+        server.instead[PLACE] = (200, b"fine")
+
+        assert await fetch(server, ca=certificate) == b"fine"
+        with pytest.raises(Undelivered, match="CERTIFICATE_VERIFY_FAILED"):
+            await fetch(server)
+        with pytest.raises(Undelivered, match="FileNotFoundError"):
+            await fetch(server, ca=tmp_path / "gone.pem")

@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from gateway import server
 from gateway.config.settings import STANDARD, Limits, Listen, StoreSettings, Tls
 from gateway.store.door import StoreDown
-from tests.gateway.harness import ASK, eventually, running, settings
+from tests.gateway.harness import ASK, eventually, new_key, running, settings
 from tests.parts.scripted import Bytes, Hang, Pause, sse
 
 
@@ -146,7 +146,7 @@ async def test_the_sdk_and_httpx_are_served_over_tls_streams_included(tmp_path, 
     trust = ssl.create_default_context(cafile=pair[0])
     started = await server.start(settings(tmp_path, {"a": first}, listen=Listen("127.0.0.1", 0, Tls(*pair))))
     try:
-        _, key = await started.gateway.directory.create("acme", "team", "test", None)
+        key = await new_key(started.gateway)
         async with httpx.AsyncClient(verify=trust) as client:
             sdk = AsyncOpenAI(base_url=f"{started.url}/v1", api_key=key, http_client=client, max_retries=0)
             headers = {"authorization": f"Bearer {key}"}

@@ -1,15 +1,18 @@
 """A real `sluiceway serve` as a child process, driven only through its sockets and signals.
 
-Law: the child gets nothing a user could not give it: a file, an environment, signals.
+Law: the child gets nothing a user could not give it: a file, an environment, signals. Whatever a test did with it,
+at its end no secret that it was given or gave out is in its log or in its files.
 """
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +20,15 @@ import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.identity.keys import CHECKSUM_LENGTH, SECRET_LENGTH
+
 _ROOT = Path(__file__).resolve().parents[2]
 ADMIN_KEY = "admin-key-of-the-tests"
+
+TELLING = 8
+"""Characters from which on a backend's key is looked for: a shorter one may be in anything."""
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def free_port() -> int:
@@ -56,7 +66,11 @@ class Metrics(dict[str, float]):
 
 
 class GatewayProcess:
-    """One gateway; an async context manager that waits for readiness and kills what is left at the end."""
+    """One gateway; an async context manager that waits for readiness and kills what is left at the end.
+
+    Whenever it has ended, its log and its data folder are searched for the keys that its admin API made, for the admin
+    key and for its backends' keys; one that is found is an AssertionError.
+    """
 
     def __init__(self, config: Path, *, env: Mapping[str, str] | None = None) -> None:
         settings = yaml.safe_load(config.read_text())
@@ -64,7 +78,12 @@ class GatewayProcess:
         self.operations_url = _address(settings["operations"])
         self._command = [sys.executable, "-c", "from gateway.cli import main; main()", "serve", "--config", str(config)]
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", "SLUICEWAY_ADMIN_KEY": ADMIN_KEY, **(env or {})}
-        self._log = config.with_name(f"gateway-{settings['listen']['port']}.log")
+        self.data_dir = _from(config, settings.get("store", {}).get("data_dir", "data"))
+        self.log = config.with_name(f"gateway-{settings['listen']['port']}.log")
+        self.secrets: set[bytes] = {ADMIN_KEY.encode(), *_backend_keys(config, settings, self._env)}
+        """What must be neither in its log nor in its files."""
+        self._admin_url = self.operations_url if _is_apart(settings) else self.url
+        self._earlier = b""  # what its lives before this one wrote
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,7 +94,7 @@ class GatewayProcess:
     @property
     def output(self) -> str:
         """All it has written to its standard output and error so far."""
-        return self._log.read_text(errors="replace")
+        return self.log.read_text(errors="replace")
 
     async def start(self, within: float = 15.0) -> Self:
         """Start it and return once /readyz answers 200. Raise RuntimeError with its output if it does not."""
@@ -102,12 +121,21 @@ class GatewayProcess:
 
     async def ended(self, within: float = 40.0) -> int:
         """Wait for its end and return its exit code. Raise TimeoutExpired."""
-        return await asyncio.to_thread(self._child.wait, within)
+        code = await asyncio.to_thread(self._child.wait, within)
+        self.search()
+        return code
 
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         self._child.kill()
         self._child.wait()
+        self.search()
+
+    def search(self) -> None:
+        """Raise AssertionError if one of `secrets` is in anything that it has written."""
+        texts = {"its log": self._earlier + self.log.read_bytes(), **contents(self.data_dir)}
+        found = [(secret, place) for secret in self.secrets for place, text in texts.items() if secret in text]
+        assert not found, f"secrets of the gateway were written: {found}"
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -128,12 +156,28 @@ class GatewayProcess:
 
     async def admin(self, method: str, path: str, **request: Any) -> Any:
         """Call the admin API and return its JSON. Raise RuntimeError, with the answer, on any error status."""
-        headers = {"authorization": f"Bearer {self._env['SLUICEWAY_ADMIN_KEY']}"}
-        async with _client() as client:
-            answer = await client.request(method, f"{self.url}/admin/v1{path}", headers=headers, **request)
+        answer = await self.ask_admin(method, path, **request)
         if answer.is_error:
             raise RuntimeError(f"{method} /admin/v1{path} answered {answer.status_code}: {answer.text}")
         return answer.json() if answer.content else None
+
+    async def ask_admin(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> httpx.Response:
+        """Call the admin API and return its answer, whatever it is."""
+        known = {"authorization": f"Bearer {self._env['SLUICEWAY_ADMIN_KEY']}", **(headers or {})}
+        async with _client() as client:
+            answer = await client.request(method, f"{self._admin_url}/admin/v1{path}", headers=known, **request)
+        for made in re.findall(rb'"(sw_[0-9A-Za-z]+_[0-9A-Za-z]+)"', answer.content):
+            self.secrets.add(secret_of(made.decode()).encode())
+        return answer
+
+    async def change(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Change a record as it is now, whatever its version. Raise RuntimeError on any error status."""
+        answer = await self.ask_admin(method, path, json=body, headers={"if-match": "*"})
+        if answer.is_error:
+            raise RuntimeError(f"{method} /admin/v1{path} answered {answer.status_code}: {answer.text}")
+        return answer
 
     async def metrics(self) -> Metrics:
         """Scrape the operations port."""
@@ -142,7 +186,8 @@ class GatewayProcess:
         return parse_metrics(answer.text)
 
     def _spawn(self) -> None:
-        with self._log.open("wb") as log:
+        self._earlier += self.log.read_bytes() if self.log.exists() else b""
+        with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 self._command, cwd=_ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -155,6 +200,21 @@ class GatewayProcess:
                 return False
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Read every file below `folder`, by its path; one that is taken away meanwhile is left out."""
+    found = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                found[str(path)] = path.read_bytes()
+    return found
+
+
+def secret_of(key: str) -> str:
+    """Return the part of an API key that nobody but its holder may know: without its name and its checksum."""
+    return key[-SECRET_LENGTH - CHECKSUM_LENGTH : -CHECKSUM_LENGTH]
+
+
 def parse_metrics(text: str) -> Metrics:
     """Read Prometheus' text format."""
     samples = Metrics()
@@ -163,6 +223,26 @@ def parse_metrics(text: str) -> Metrics:
             labels = ",".join(f'{label}="{value}"' for label, value in sorted(sample.labels.items()))
             samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return samples
+
+
+def _backend_keys(config: Path, settings: Mapping[str, Any], env: Mapping[str, str]) -> list[bytes]:
+    """Return what the file says, or refers to, of its backends' keys."""
+    told = [backend.get("api_key", "") for backend in (settings.get("backends") or {}).values()]
+    keys = [
+        _from(config, key["file"]).read_text().strip()
+        if isinstance(key, dict)
+        else _VARIABLE.sub(lambda name: env.get(name[1], ""), key)
+        for key in told
+    ]
+    return [key.encode() for key in keys if len(key) >= TELLING]
+
+
+def _from(config: Path, path: str) -> Path:
+    return config.parent / path  # an absolute one stays as it is
+
+
+def _is_apart(settings: Mapping[str, Any]) -> bool:
+    return (settings.get("admin") or {}).get("on") == "operations"
 
 
 def _address(where: Mapping[str, Any]) -> str:

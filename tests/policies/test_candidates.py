@@ -2,7 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.candidates import exclusion
-from policies.domain import Price
+from policies.domain import Price, Reach
 from tests.policies.builders import HOSTED, deployment, request, snapshot
 
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
@@ -26,6 +26,7 @@ def test_a_healthy_deployment_that_fits_is_in():
         (replace(snapshot(), frozen_for=1.2), request(), "asked to be left alone for 2 s", True),
         (snapshot(deployment(kind="lmstudio")), request(n=2, logprobs=True), "would ignore n, logprobs", True),
         (snapshot(lacks={"chat"}), request(), "has no chat", True),
+        (replace(snapshot(), drained=True), request(), "drained by an operator", False),
     ],
 )
 def test_every_exclusion_says_why(seen, facts, words, soft):
@@ -82,3 +83,13 @@ def test_an_api_that_its_kind_of_engine_does_not_serve_is_a_fact(api):
 
     assert (out.reason, out.soft) == (f"has no {api} API", False)
     assert exclusion(snapshot(deployment(kind="vllm")), facts, 10) is None
+
+
+def test_what_is_out_of_reach_is_a_fact():
+    """No empty route lets a prompt leave the house."""
+    seen = snapshot(replace(deployment(), hosted=True))
+
+    out = exclusion(seen, request(), 10, reach=Reach(local_only=True))
+
+    assert (out.reason, out.soft) == ("hosted, and this caller's prompts stay local", False)
+    assert exclusion(seen, request(), 10, reach=Reach()) is None

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from policies.domain import Estimate, RoutingTerms
+from policies.domain import Estimate, Reach, RoutingTerms
 from policies.rejections import Reason, Rejection
 from policies.routing import route
 from tests.policies.builders import HOSTED, deployment, model, request, snapshot
@@ -169,3 +169,16 @@ def test_an_api_that_only_a_gone_backend_has_may_come_back():
     seen = snapshot(deployment("dev", kind="transformers")), snapshot(LOCAL, retired=True)
 
     assert ranked(*seen, facts=asked).reason is Reason.NO_DEPLOYMENT
+
+
+def test_a_model_that_is_served_only_out_of_reach_is_not_allowed():
+    """Waiting would not help, so it is no 503; with another reason among them it may."""
+    away = [snapshot(replace(deployment(name), hosted=True)) for name in ("a", "b")]
+
+    def asked(*snapshots):
+        chain = [model(*(one.deployment for one in snapshots))]
+        return route(request(), chain, {"m": snapshots}, CALL, random.Random(1), reach=Reach(local_only=True))
+
+    assert asked(*away).reason is Reason.NOT_ALLOWED
+    assert asked(*away, replace(snapshot(), absent="no replicas")).reason is Reason.NO_DEPLOYMENT
+    assert [one.deployment.backend for one in asked(*away, snapshot(LOCAL)).order] == ["gpu-a"]

@@ -1,21 +1,62 @@
 """What the tests of the admin API share."""
 
-from gateway.config.settings import STANDARD
-from policies.domain import Plan
+from gateway.api.admin import BackendView
+from gateway.config.settings import STANDARD, Organization
+from policies.domain import Meter, MeterKind, Plan
 
 ADMIN_KEY = "admin-key-of-the-tests"
-PLANS = {"standard": STANDARD, "small": Plan("small", ())}
-ZONES = {"acme": "UTC", "globex": "Asia/Kolkata"}
-NEW = {"organization": "acme", "team": "research", "name": "ci"}
-ROUTES = [
-    ("POST", "/keys"),
-    ("GET", "/keys"),
-    ("DELETE", "/keys/000000000000"),
-    ("GET", "/usage"),
-    ("GET", "/usage?organization=acme"),
-    ("GET", "/ledger/check"),
-    ("GET", "/ledger/check?organization=acme"),
+SMALL = Plan("small", (Meter(MeterKind.REQUESTS_PER_MINUTE, limit=5, burst=5),))
+PLANS = {"standard": STANDARD, "small": SMALL}
+ORGANIZATIONS = {
+    "globex": Organization(SMALL, {"sales": STANDARD, "legal": None}, "Asia/Kolkata"),
+    "initech": Organization(None, {}),
+}
+"""What the file says of tenants."""
+
+BACKENDS = [
+    BackendView(
+        name="rack", kind="vllm", hosted=False, up=True, why=None, in_flight=3, models=("mistral-small", "ministral")
+    ),
+    BackendView(
+        name="pool@10.0.0.1:8000", kind="vllm", hosted=False, up=False, why="it is down", in_flight=0, models=()
+    ),
+    BackendView(name="openai", kind="openai", hosted=True, up=None, why=None, in_flight=0, models=("gpt",)),
 ]
+NEW = {"organization": "acme", "team": "research", "name": "ci"}
+READS = [
+    "/organizations",
+    "/organizations/acme",
+    "/organizations/acme/teams",
+    "/organizations/acme/teams/research",
+    "/keys",
+    "/keys/000000000000",
+    "/plans",
+    "/plans/small",
+    "/backends",
+    "/gateways",
+    "/audit",
+    "/usage",
+    "/usage?organization=acme",
+    "/ledger/check",
+    "/ledger/check?organization=acme",
+]
+CHANGES = [
+    ("PUT", "/organizations/acme", {}),
+    ("DELETE", "/organizations/acme", None),
+    ("PUT", "/organizations/acme/teams/research", {}),
+    ("DELETE", "/organizations/acme/teams/research", None),
+    ("POST", "/keys", NEW),
+    ("PATCH", "/keys/000000000000", {"name": "x"}),
+    ("POST", "/keys/000000000000/rotate", {}),
+    ("DELETE", "/keys/000000000000", None),
+    ("PUT", "/plans/gold", {"requests_per_minute": 5}),
+    ("DELETE", "/plans/gold", None),
+    ("POST", "/backends/rack/drain", {}),
+    ("POST", "/backends/rack/resume", None),
+    ("POST", "/tokens/revoke", {"issuer": "sso", "jti": "x", "expires": "1h"}),
+]
+ROUTES = [("GET", path, None) for path in READS] + CHANGES
+"""A request of every route."""
 
 
 def error(response, status):
@@ -27,3 +68,16 @@ def error(response, status):
     assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["error"]["type"] == ("invalid_request_error" if status < 500 else "server_error")
     return answer["error"]
+
+
+def record(response, status=200):
+    """Return the record of an answer, having checked that its ETag is its version."""
+    assert response.status_code == status, response.text
+    answer = response.json()
+    assert response.headers.get("etag") == (None if answer["version"] is None else f'"{answer["version"]}"')
+    return answer
+
+
+def seen(answer):
+    """Return the headers of a change to a record as it was read."""
+    return {"if-match": answer.headers["etag"]}

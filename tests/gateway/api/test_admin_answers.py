@@ -3,8 +3,21 @@ from types import SimpleNamespace
 import pytest
 from litestar.exceptions import HTTPException, ValidationException
 
-from gateway.api.admin_answers import RULES, answer_http, answer_store_down, answer_unexpected, no, noes, wrong
+from gateway.api.admin_answers import (
+    CHANGING,
+    Refused,
+    answer_http,
+    answer_refused,
+    answer_store_down,
+    answer_unexpected,
+    conflict,
+    no,
+    noes,
+    wrong,
+)
+from gateway.api.admin_fields import RULES
 from gateway.store.door import StoreDown
+from policies.rejections import Reason, Rejection
 
 Asked = SimpleNamespace(method="GET", url=SimpleNamespace(path="/admin/v1/keys"))
 """A request, as far as an answer looks at it."""
@@ -59,7 +72,36 @@ def test_a_fault_of_ours_is_told_without_its_details():
     assert "secret" not in error.message
 
 
+def test_whoever_is_refused_is_told_why_and_when_to_come_back():
+    rejection = Rejection(Reason.STORE_DOWN, "it sleeps", retry_after_us=1_000_000)
+    answer = answer_refused(Asked, Refused(rejection))
+    status, error = told(answer)
+    assert (status, error.code, error.type, error.message) == (503, "store_unavailable", "server_error", "it sleeps")
+    assert answer.headers["retry-after"] == "1"
+    assert "www-authenticate" not in answer.headers
+
+
+def test_whoever_is_unknown_is_told_how_to_say_who_he_is():
+    answer = answer_refused(Asked, Refused(Rejection(Reason.NO_KEY, "who are you?")))
+    assert told(answer)[0] == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(404, "not_found"), (409, "conflict"), (412, "precondition_failed"), (428, "precondition_required")],
+)
+def test_each_state_of_things_has_its_own_code(status, code):
+    assert told(answer_http(Asked, HTTPException("because", status_code=status)))[1].code == code
+
+
+def test_what_cannot_be_done_as_things_are_is_a_conflict():
+    assert conflict("because").status_code == 409
+
+
 def test_answers_that_are_a_no_are_described():
-    assert set(noes("wrong")) == {400, 401, 503}
-    assert noes("wrong")[400].description == "wrong"
+    assert set(noes("wrong")) == {400, 401, 403, 503}
+    more = noes("wrong", not_found="gone", conflict="busy", **CHANGING)
+    assert set(more) == {400, 401, 403, 404, 409, 412, 428, 503}
+    assert (more[400].description, more[404].description) == ("wrong", "gone")
     assert no("gone").description == "gone"

@@ -81,6 +81,21 @@ async def test_days_and_dates_are_those_of_the_organization(admin, store, books)
     assert (await usage(admin, organization="globex", by="day"))["total"]["input_tokens"] == 11
 
 
+async def test_a_stored_time_zone_takes_the_place_of_the_files(admin, store, books):
+    """As it does for the meters that count by the day."""
+    globex = Written(store, "globex")
+    await globex.begin()
+    midnight = NOW_US // (24 * HOUR_US) * 24 * HOUR_US
+    await globex.settle(midnight - 5 * HOUR_US, input=1)
+    today = datetime.fromtimestamp(midnight / 1e6, UTC).date()
+    for zone, day in (("Asia/Kolkata", today), ("UTC", today - timedelta(days=1))):
+        body = {"time_zone": zone}
+        assert await admin.put("/organizations/globex", json=body, headers={"if-match": "*"} if day != today else {})
+        for asked in ({"organization": "globex"}, {}):
+            report = await usage(admin, by="organization,day", **asked)
+            assert [row["day"] for row in report["rows"] if row["organization"] == "globex"] == [day.isoformat()]
+
+
 async def test_what_nobody_used_is_an_empty_report(admin, books):
     report = await usage(admin, organization="nobody")
     assert report["rows"] == []

@@ -1,7 +1,8 @@
 import httpx
+from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-from gateway.api.operations import operations_app
+from gateway.api.operations import operations_routes
 from gateway.metrics import Metrics
 
 
@@ -33,7 +34,7 @@ async def test_readiness_tells_under_which_conditions_calls_are_taken():
     async def ready():
         return why
 
-    async with AsyncTestClient(operations_app(Metrics(), ready, lambda: how)) as operator:
+    async with AsyncTestClient(Litestar(operations_routes(Metrics(), ready, lambda: how))) as operator:
         answer = await operator.get("/readyz")
         why = "stopping"
         refused = await operator.get("/readyz")

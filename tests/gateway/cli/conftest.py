@@ -1,17 +1,38 @@
 import asyncio
+import contextlib
+from concurrent.futures import Future
+from functools import partial
+from threading import Thread
 
 import pytest
 from click.testing import CliRunner
 from litestar import Litestar
 
-from gateway.api.admin import ERROR_ANSWERS, admin_router
+from gateway.api.admin import ERROR_ANSWERS, BackendView, Parts, admin_router
 from gateway.cli import main
-from gateway.config.settings import STANDARD
-from gateway.identity.directory import Directory
+from gateway.config.settings import STANDARD, Organization
+from gateway.config.stored import stored_plan
+from gateway.identity.changes import Feed
+from gateway.identity.identify import Identities
+from gateway.identity.issuers import Issuers
+from gateway.identity.last_used import LastUsed
+from gateway.identity.registry import Registry
 from gateway.store.door import Store
+from policies.domain import Meter, MeterKind, Plan
 from tests.gateway.identity.support import served, valkey
 
 ADMIN_KEY = "admin-key-of-the-tests"
+SILVER = Plan("silver", (Meter(MeterKind.TOKENS_PER_DAY, limit=9, burst=9),))
+PLANS = {"standard": STANDARD, "silver": SILVER}
+ORGANIZATIONS = {"filed": Organization(SILVER, {"desk": None}, "Europe/Berlin")}
+"""What the gateway's file has."""
+
+BACKENDS = (
+    BackendView(
+        name="gpu", kind="vllm", hosted=False, up=True, why=None, in_flight=3, models=("mistral-medium", "small")
+    ),
+    BackendView(name="hosted", kind="nvidia", hosted=True, up=None, why="401", in_flight=0, models=()),
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +50,74 @@ async def store(valkey_url):
 
 
 @pytest.fixture
-def directory(store):
-    return Directory(store)
+def registry(store):
+    return Registry(store)
+
+
+@pytest.fixture(scope="module")
+def gateway_url(valkey_url):
+    """Serve the admin API of a gateway from a thread of its own, as it is elsewhere than `sluiceway`."""
+    loop, enough, up = asyncio.new_event_loop(), asyncio.Event(), Future()
+
+    async def serve():
+        async with _gateway(valkey_url) as url:
+            up.set_result(url)
+            await enough.wait()
+
+    thread = Thread(target=loop.run_until_complete, args=[serve()])
+    thread.start()
+    try:
+        yield up.result(10)
+    finally:
+        loop.call_soon_threadsafe(enough.set)
+        thread.join(10)
+        loop.close()
 
 
 @pytest.fixture
-async def url(directory, store):
-    """Serve the admin API of a gateway; return its address."""
-    router = admin_router(directory, store, {"standard": STANDARD}, {}, ADMIN_KEY)
-    async with served(Litestar([router], exception_handlers=ERROR_ANSWERS, logging_config=None)) as url:
+def url(gateway_url, store):
+    """Return the address of a gateway's admin API over an empty store."""
+    return gateway_url
+
+
+@contextlib.asynccontextmanager
+async def _gateway(valkey_url):
+    store, listening = (Store(valkey_url, deadline=5.0) for _ in range(2))
+    registry = Registry(store)
+    file = {"plans": PLANS, "organizations": ORGANIZATIONS, "compile_plan": partial(stored_plan, models=None)}
+    callers = Identities(
+        registry,
+        Feed(listening),
+        when_down="deny",
+        grace=600,
+        issuers=Issuers(()),
+        last_used=LastUsed(store),
+        **file,
+    )
+    parts = Parts(
+        registry=registry,
+        store=store,
+        callers=callers,
+        admin_key=ADMIN_KEY,
+        issuers=("corp",),
+        backends=lambda: BACKENDS,
+        **file,
+    )
+    app = Litestar([admin_router(parts)], exception_handlers=ERROR_ANSWERS, logging_config=None)
+    async with served(app) as url:
         yield url
+    await store.close()
+    await listening.close()
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run `sluiceway` in an empty folder, and in a thread, as the server is here."""
+    """Run `sluiceway` in an empty folder, and in a thread, so that others in this one go on."""
     monkeypatch.chdir(tmp_path)
 
-    async def run(*arguments, **environment):
-        usual = {"SLUICEWAY_URL": None, "SLUICEWAY_ADMIN_KEY": ADMIN_KEY, "COLUMNS": "160"}
-        return await asyncio.to_thread(CliRunner().invoke, main, arguments, env=usual | environment)
+    async def run(*arguments, stdin=None, **environment):
+        usual = {"SLUICEWAY_URL": None, "SLUICEWAY_ADMIN_KEY": ADMIN_KEY, "COLUMNS": "200"}
+        return await asyncio.to_thread(CliRunner().invoke, main, arguments, input=stdin, env=usual | environment)
 
     return run
 
@@ -57,9 +126,23 @@ def run(tmp_path, monkeypatch):
 def sluiceway(run, url):
     """Run `sluiceway` against the gateway; return what it printed, having checked that it ended well."""
 
-    async def sluiceway(*arguments):
-        result = await run(*arguments, SLUICEWAY_URL=url)
+    async def sluiceway(*arguments, stdin=None):
+        result = await run(*arguments, stdin=stdin, SLUICEWAY_URL=url)
         assert result.exit_code == 0, result.output
         return result
 
     return sluiceway
+
+
+@pytest.fixture
+def refused(run, url):
+    """Run `sluiceway` against the gateway; return the one line with which it failed, as it should."""
+
+    async def refused(*arguments, stdin=None, **environment):
+        result = await run(*arguments, stdin=stdin, **({"SLUICEWAY_URL": url} | environment))
+        assert result.exit_code == 1, result.output
+        assert result.stderr.startswith("Error: ")
+        assert result.stderr.count("\n") == 1
+        return result.stderr
+
+    return refused

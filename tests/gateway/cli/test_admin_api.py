@@ -73,6 +73,44 @@ async def test_a_wrong_admin_key_is_told_without_it(run, url):
     assert "wrong-secret" not in line
 
 
+@pytest.fixture
+def key_with(sluiceway):
+    """Make an API key with these scopes."""
+
+    async def key_with(*scopes):
+        options = [option for scope in scopes for option in ("--scope", scope)]
+        made = await sluiceway("keys", "create", "--org", "acme", "--team", "ops", "--name", "admin", *options)
+        return made.stdout.strip()
+
+    return key_with
+
+
+async def test_an_api_key_with_an_admin_scope_does_as_well(run, url, key_with):
+    """So that nobody has to hand the admin key around; one that may read may not change."""
+    reader, writer = await key_with("admin:read"), await key_with("admin:write")
+    assert (await run(*LIST, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=reader)).exit_code == 0
+    assert (await run("orgs", "set", "x", SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=writer)).exit_code == 0
+
+    line = failed(await run("orgs", "set", "y", SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=reader))
+    assert "lacks the scope `admin:write`" in line
+    assert reader[16:] not in line
+
+
+async def test_a_key_without_an_admin_scope_is_told_which_it_lacks(run, url, key_with):
+    """It is a good key, for something else."""
+    line = failed(await run(*LIST, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=await key_with("inference")))
+    assert "lacks the scope `admin:read`" in line
+
+
+async def test_an_api_key_that_is_no_good_any_more_is_told_why(run, url, key_with, sluiceway):
+    """And where a better one goes."""
+    key = await key_with("admin:read")
+    await sluiceway("keys", "revoke", key[3:15])
+    line = failed(await run(*LIST, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=key))
+    assert "revoked" in line
+    assert "SLUICEWAY_ADMIN_KEY" in line
+
+
 async def test_an_address_where_nothing_answers_is_told(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -97,14 +135,19 @@ async def another_api() -> dict[str, str]:
     return {"hello": "world"}
 
 
+@get("/admin/v1/audit")
+async def another_list() -> dict[str, list[int]]:
+    return {"lines": [1]}
+
+
 @get("/admin/v1/usage")
 async def a_page() -> Response[str]:
     return Response("<html>not found</html>", status_code=404, media_type="text/html")
 
 
 async def test_a_server_that_is_no_gateway_is_noticed(run):
-    async with served(Litestar([another_api, a_page])) as address:
-        for command in (LIST, ("usage", "--org", "acme")):
+    async with served(Litestar([another_api, another_list, a_page])) as address:
+        for command in (LIST, ("audit",), ("usage", "--org", "acme"), ("plans", "ls")):
             assert "Is it a Sluiceway gateway?" in failed(await run(*command, "--url", address))
 
 

@@ -1,20 +1,34 @@
 from ipaddress import ip_network
 from pathlib import Path
 
-from gateway.config.settings import STANDARD, Backend, Limits, Listen, Organization, StoreSettings, Telemetry, Tls
+import pytest
+
+from gateway.config.settings import (
+    STANDARD,
+    Backend,
+    Issuer,
+    Limits,
+    Listen,
+    Organization,
+    StoreSettings,
+    Telemetry,
+    Tls,
+)
 from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+from policies.subjects import Mapping
 from tests.parts.certificates import self_signed
 
 FULL = """\
 listen: {host: 0.0.0.0, port: 9000}
 operations: {host: "::1", port: 9001}
 admin_key: ${SLUICEWAY_ADMIN_KEY}
-store: {url: "redis://h:6379/1", data_dir: ./state, when_down: local, allow_eviction: true}
+admin: {on: operations}
+store: {url: "redis://h:6379/1", data_dir: ./state, when_down: local, allow_eviction: true, identity_grace: 60}
 limits: {body: 10MB, buffered_total: 100MB, open_calls: 5_000, body_deadline: 12.5}
 backends:
   hosted: {kind: nvidia, base_url: https://integrate.api.nvidia.com/v1, api_key: "${NVIDIA_API_KEY}"}
   gpu-a:  {kind: vllm, base_url: http://127.0.0.1:8000/v1/}
-  gpu-b:  {kind: llamacpp, base_url: "http://127.0.0.1:${PORT:-8010}/v1"}
+  gpu-b:  {kind: llamacpp, base_url: "http://127.0.0.1:${PORT:-8010}/v1", hosted: true}
 models:
   mistral-medium-3.5:
     aliases: [mistral-medium-latest]
@@ -48,6 +62,9 @@ plans:
 organizations:
   acme: {plan: gold, time_zone: Europe/Berlin, teams: {research: {plan: standard}, sales: {}}}
   guests: {}
+issuers:
+  sso:
+    {issuer: https://sso.example/, audience: sluiceway, organization: acme, team_claim: [groups, team], plan: gold}
 telemetry: {otlp_endpoint: http://127.0.0.1:4318/, sample: 0.1}
 """
 GOLD = Plan(
@@ -72,12 +89,14 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
     assert settings.listen == Listen("0.0.0.0", 9000)
     assert settings.operations == Listen("::1", 9001)
     assert settings.admin_key == "admin-1"
-    assert settings.store == StoreSettings("redis://h:6379/1", tmp_path / "state", "local", allow_eviction=True)
+    assert settings.admin_on == "operations"
+    state = tmp_path / "state"
+    assert settings.store == StoreSettings("redis://h:6379/1", state, "local", allow_eviction=True, identity_grace=60)
     assert settings.limits == Limits(10_000_000, 100_000_000, 5000, 12.5)
     assert settings.backends == (
         Backend("hosted", "nvidia", "https://integrate.api.nvidia.com/v1", "nvapi-1"),
         Backend("gpu-a", "vllm", "http://127.0.0.1:8000/v1", None),
-        Backend("gpu-b", "llamacpp", "http://127.0.0.1:8010/v1", None),
+        Backend("gpu-b", "llamacpp", "http://127.0.0.1:8010/v1", None, told_hosted=True),
     )
     assert settings.models == (
         Model(
@@ -93,7 +112,7 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
                     Price(0, 0),
                     "mistral",
                 ),
-                Deployment("gpu-b", "llamacpp", "mistral-medium-3.5-q4", 32_768, text, Price(10_000, 0)),
+                Deployment("gpu-b", "llamacpp", "mistral-medium-3.5-q4", 32_768, text, Price(10_000, 0), hosted=True),
                 Deployment(
                     "hosted",
                     "nvidia",
@@ -102,6 +121,7 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
                     text,
                     Price(1_500_000, 7_500_000, cached_input=150_000, reasoning=8_000_000),
                     "other",
+                    hosted=True,
                 ),
             ),
             fallbacks=("small",),
@@ -112,7 +132,9 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
         Model(
             name="small",
             aliases=("any",),
-            deployments=(Deployment("hosted", "nvidia", "small", None, text, Price(1_000_000, 2_000_000)),),
+            deployments=(
+                Deployment("hosted", "nvidia", "small", None, text, Price(1_000_000, 2_000_000), hosted=True),
+            ),
             fallbacks=(),
             routing=RoutingTerms(ttft_target=None, value_of_time=2_000_000, max_attempts=3),
             deadlines=Deadlines(900.0),
@@ -123,6 +145,15 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
         "acme": Organization(GOLD, {"research": STANDARD, "sales": None}, "Europe/Berlin"),
         "guests": Organization(None, {}, "UTC"),
     }
+    assert settings.issuers == (
+        Issuer(
+            name="sso",
+            issuer="https://sso.example/",
+            audience=("sluiceway",),
+            mapping=Mapping(organization="acme", team_claim=("groups", "team")),
+            plan="gold",
+        ),
+    )
     assert settings.telemetry == Telemetry("http://127.0.0.1:4318", 0.1)
 
 
@@ -131,6 +162,8 @@ def test_a_file_of_one_backend_has_every_default(settings_of, tmp_path):
     assert settings.listen == Listen("127.0.0.1", 8600)
     assert settings.operations == Listen("127.0.0.1", 8601)
     assert settings.admin_key is None
+    assert settings.admin_on == "callers"
+    assert settings.issuers == ()
     assert settings.store == StoreSettings("embedded", tmp_path / "data", "deny")
     assert settings.limits == Limits()
     assert settings.models is None
@@ -162,6 +195,25 @@ def test_an_unpriced_hosted_deployment_costs_nobody_knows_what(settings_of):
         "backends: {h: {kind: openai, base_url: http://h/v1}}\nmodels: {m: {deployments: [{backend: h, model: m}]}}\n"
     )
     assert settings.models[0].deployments[0].price is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "hosted"),
+    [
+        ("kind: openai", True),
+        ("kind: nvidia, api_key: k", True),
+        ("kind: vllm", False),
+        ("kind: vllm, hosted: true", True),
+        ("kind: openai, hosted: false", False),
+    ],
+)
+def test_what_is_sent_to_a_hosted_kind_leaves_the_house_unless_the_file_says_otherwise(settings_of, backend, hosted):
+    """An own server may speak as `openai` does, and somebody else's may be a vLLM."""
+    settings = settings_of(
+        f"backends: {{h: {{{backend}, base_url: http://h/v1}}}}\n"
+        "models: {m: {deployments: [{backend: h, model: m}]}}\n"
+    )
+    assert [settings.backends[0].hosted, settings.models[0].deployments[0].hosted] == [hosted, hosted]
 
 
 def test_an_absolute_data_directory_stays_where_it_is(settings_of):

@@ -6,7 +6,7 @@ LONG = "x" * 129
 @pytest.mark.parametrize(
     ("snippet", "line", "where", "fragment"),
     [
-        ("organizations: {a/b: {}}\n", 2, "organizations.a/b", "no valid name; use 1 to 128"),
+        ("organizations: {a/b: {}}\n", 2, "organizations.a/b", "no valid name; use 1 to 64"),
         ("organizations: {'a:b': {}}\n", 2, "organizations.a:b", "no valid name"),
         ("organizations: {'a{b}': {}}\n", 2, "organizations.a{b}", "no valid name"),
         ("organizations:\n  acme: {teams: {a/b: {}}}\n", 3, "organizations.acme.teams.a/b", "no valid name"),

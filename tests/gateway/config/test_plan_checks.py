@@ -137,7 +137,7 @@ def plan(*lines):
             ["models:", "  small: {tokens_per_day: 5}", "  tiny: {tokens_per_day: 6}"],
             2,
             "models.tiny",
-            f"is the same model as the one on line {FIRST + 1}; keep one of them",
+            "is the same model as 'small'; keep one of them",
         ),
         (["models: {}"], 0, "models", "is empty; add `NAME: {METER: LIMIT}`, or remove the line"),
         (

@@ -53,6 +53,12 @@ def test_text_that_cannot_be_read_says_why(source, fragment):
         word(source)
 
 
+def test_where_there_are_no_variables_text_is_what_it_is():
+    """A document from elsewhere reads nothing of this machine."""
+    for source in ("${HOME}", "${A:-b}", "a${b"):
+        assert Reading("plan", Path(), None).word(yaml.compose(source)).text == source
+
+
 def test_a_message_shows_what_the_file_says_and_not_what_a_variable_held():
     assert word("${A}", {"A": "hunter2"}).shown == "the value of '${A}'"
     assert word("seven").shown == "'seven'"

@@ -12,6 +12,19 @@ def test_only_hosted_kinds_have_an_unknown_price_by_default(kind):
     assert default_price(kind) == (None if kind in HOSTED else Price(0, 0))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backend_is_hosted_by_its_kind_unless_it_is_told(kind):
+    assert Backend("b", kind, "http://h/v1").hosted == (kind in HOSTED)
+    assert [Backend("b", kind, "http://h/v1", told_hosted=told).hosted for told in (True, False)] == [True, False]
+
+
+def test_models_are_known_by_all_their_names_or_nobody_knows_which_there_are(settings_of):
+    text = "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
+    assert settings_of(text).model_names is None
+    models = "models: {m: {aliases: [n], deployments: [{backend: gpu, model: x}]}}\n"
+    assert settings_of(text + models).model_names == {"m": "m", "n": "m"}
+
+
 def test_a_credential_is_not_printed():
     backend = Backend("hosted", "nvidia", "https://h/v1", "hunter2")
     store = StoreSettings("redis://:hunter2@h:6379/0", Path("data"))

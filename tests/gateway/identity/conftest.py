@@ -1,9 +1,10 @@
 import pytest
 from redis import Redis
 
-from gateway.identity.directory import Directory
+from gateway.identity.changes import Feed
+from gateway.identity.registry import Registry
 from gateway.store.door import Store
-from tests.gateway.identity.support import valkey
+from tests.gateway.identity.support import Time, valkey
 
 
 @pytest.fixture(scope="module")
@@ -22,5 +23,27 @@ async def store(valkey_url):
 
 
 @pytest.fixture
-def directory(store):
-    return Directory(store)
+async def listening(valkey_url):
+    """Open the same store over connections of its own."""
+    store = Store(valkey_url, deadline=5.0)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def registry(store):
+    return Registry(store)
+
+
+@pytest.fixture
+async def feed(store, listening):
+    """Begin a feed."""
+    feed = Feed(listening)
+    await feed.start()
+    yield feed
+    await feed.close()
+
+
+@pytest.fixture
+def time():
+    return Time()

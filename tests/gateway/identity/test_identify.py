@@ -4,63 +4,72 @@ import pytest
 from msgspec.structs import replace
 
 from gateway import clock
-from gateway.config.settings import STANDARD, Organization
 from gateway.identity import identify as module
-from gateway.identity.directory import Directory
-from gateway.identity.identify import STRANGER_TRUST, TRUST, Identities
+from gateway.identity import mirror
+from gateway.identity.changes import FRESH, Feed
 from gateway.identity.keys import KEY_LENGTH, new_key
+from gateway.identity.last_used import LastUsed
+from gateway.identity.mirror import TRUST
+from gateway.identity.records import OrganizationRecord, PlanRecord, TeamRecord
 from gateway.identity.strangers import RATE
-from gateway.store.door import Store
-from policies.domain import Principal
-from policies.rejections import Reason
+from policies.domain import Principal, Reach
+from policies.rejections import Reason, Rejection
+from tests.gateway.identity.support import bearer, come, made, put, remove
+from tests.gateway.identity.world import HERE, forged, gateway, identities
 
-PLANS = {"standard": STANDARD}
-ORGANIZATIONS = {"acme": Organization(plan=STANDARD, teams={})}
-
-
-class Time:
-    """A clock that stands until it is moved."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
+ACME = OrganizationRecord(name="acme")
+RESEARCH = TeamRecord(organization="acme", name="research")
 
 
 @pytest.fixture
-def time():
-    return Time()
+def known(registry, feed):
+    return identities(registry, feed)
 
 
 @pytest.fixture
-def identities(directory, time):
-    return Identities(directory, PLANS, ORGANIZATIONS, now=time)
+async def stored(registry):
+    """Make a key; give its record as stored, and the key."""
+    return await made(registry, plan="standard")
 
 
 @pytest.fixture
-async def key(directory):
-    return (await directory.create("acme", "research", "ci", "standard"))[1]
+def key(stored):
+    return stored[1]
 
 
-def bearer(key):
-    return [(b"host", b"gateway"), (b"authorization", b"Bearer " + key.encode())]
+async def who(known, credential, address=HERE):
+    return await known.identify(bearer(credential), address)
 
 
-async def test_a_good_key_names_its_principal(identities, key):
-    principal = await identities.identify(bearer(key))
-    assert isinstance(principal, Principal)
+def recalled(known, credential, address=HERE):
+    return known.cached(bearer(credential), address)
+
+
+def allowed(outcome):
+    return isinstance(outcome, Principal)
+
+
+async def test_a_good_key_names_its_principal(known, key):
+    """All of it: who is billed, what it is held to, what it may do."""
+    principal = await who(known, key)
+
     assert (principal.organization, principal.team, principal.name) == ("acme", "research", "ci")
     assert principal.key == key[3:15]
+    assert [level.id for level in principal.levels] == ["org", "team:research", f"key:{key[3:15]}"]
+    assert [bool(level.meters) for level in principal.levels] == [True, False, True]
+    assert principal.scopes == {"inference"}
+    assert principal.reach == Reach()
+    assert principal.expires is None
 
 
-async def test_a_known_key_is_decided_in_memory(identities, key, store):
-    assert identities.cached(bearer(key)) is None
-    principal = await identities.identify(bearer(key))
+async def test_a_known_key_is_decided_in_memory(known, key, store):
+    """A call costs no round trip, and the same principal: for that very object the ledger has packed the meters."""
+    assert recalled(known, key) is None
+    principal = await who(known, key)
     before = store.round_trips
     for _ in range(100):
-        assert identities.cached(bearer(key)) is principal
-        assert await identities.identify(bearer(key)) is principal
+        assert recalled(known, key) is principal
+        assert await who(known, key) is principal
     assert store.round_trips == before
 
 
@@ -78,8 +87,9 @@ async def test_a_known_key_is_decided_in_memory(identities, key, store):
         lambda key: [(b"x-api-key", key), (b"x-api-key", b"another")],
     ],
 )
-async def test_a_key_is_taken_from_either_header(identities, key, headers):
-    assert isinstance(await identities.identify(headers(key.encode())), Principal)
+async def test_a_key_is_taken_from_either_header(known, key, headers):
+    """As clients of either API send it."""
+    assert allowed(await known.identify(headers(key.encode()), HERE))
 
 
 @pytest.mark.parametrize(
@@ -95,302 +105,314 @@ async def test_a_key_is_taken_from_either_header(identities, key, headers):
         [(b"api-key", b"sw_")],
     ],
 )
-async def test_no_key_is_told_where_to_put_one(identities, headers):
-    rejection = identities.cached(headers)
+async def test_no_key_is_told_where_to_put_one(known, headers):
+    """The most usual mistake of all."""
+    rejection = known.cached(headers, HERE)
     assert rejection.reason is Reason.NO_KEY
     assert "Authorization: Bearer" in rejection.message
     assert "x-api-key" in rejection.message
-    assert await identities.identify(headers) is rejection
+    assert await known.identify(headers, HERE) is rejection
 
 
 @pytest.mark.parametrize(
     "credential",
-    [b"sk-proj-abc", b"sw_", b"\xff\xfe", b"a" * KEY_LENGTH, b"sw_" + b"0" * 100_000, b"sw_0123456789ab_" + b"0" * 49],
+    [
+        b"sk-proj-abc",
+        b"sw_",
+        b"\xff\xfe",
+        b"a" * KEY_LENGTH,
+        b"sw_" + b"0" * 100_000,
+        b"sw_0123456789ab_" + b"0" * 49,
+        b"eyJhbGciOiJub25lIn0.e30.",
+        b"eyJhbGciOiJSUzI1NiJ9.e30.c2ln",
+    ],
 )
-async def test_a_malformed_key_never_reads_the_store_and_is_not_echoed(identities, store, credential):
-    rejection = await identities.identify([(b"x-api-key", credential)])
+async def test_what_is_no_key_never_reads_the_store_and_is_not_echoed(known, store, credential):
+    """A token is one where no issuer is configured."""
+    rejection = await known.identify([(b"x-api-key", credential)], HERE)
     assert rejection.reason is Reason.BAD_KEY
     assert "sw_, 12 letters or digits, _, 49 letters or digits" in rejection.message
     assert credential.decode("latin-1")[:11] not in rejection.message or credential == b"sw_"
     assert store.round_trips == 0
 
 
-async def test_a_wrong_checksum_never_reads_the_store(identities, store):
-    _, key = new_key()
-    wrong = key[:-1] + ("0" if key[-1] != "0" else "1")
-    assert identities.cached(bearer(wrong)).reason is Reason.BAD_KEY
-    assert store.round_trips == 0
+async def test_a_wrong_secret_is_refused_and_leaves_the_right_one_alone(known, key, store):
+    """The id of a key is no secret."""
+    for credential in (forged(key), key[:-1], key + "0"):
+        assert (await who(known, credential)).reason is Reason.BAD_KEY
+    principal = await who(known, key)
+    assert allowed(principal)
+    before = store.round_trips
+    assert recalled(known, forged(key)).reason is Reason.BAD_KEY
+    assert recalled(known, key) is principal
+    assert store.round_trips == before
 
 
-async def test_two_keys_are_two_principals(identities, directory, key):
-    other = (await directory.create("globex", "ops", "cron", None))[1]
-    assert (await identities.identify(bearer(key))).organization == "acme"
-    assert (await identities.identify(bearer(other))).organization == "globex"
-    assert (await identities.identify(bearer(key))).organization == "acme"
+def _key(**changes):
+    async def change(registry, record):
+        return await put(registry, replace(record, **changes))
+
+    return change
 
 
-def forged(key):
-    """Return a well-formed key with the id of `key` and another secret."""
-    from gateway.identity.keys import _checksum
+def _put(new):
+    async def change(registry, _):
+        return await put(registry, new)
 
-    _, other = new_key()
-    body = key[:16] + other[16:-6]
-    return body + _checksum(body)
+    return change
 
 
-async def test_a_wrong_secret_is_refused_and_leaves_the_right_one_alone(identities, key):
-    assert (await identities.identify(bearer(forged(key)))).reason is Reason.BAD_KEY
-    principal = await identities.identify(bearer(key))
-    assert isinstance(principal, Principal)
-    assert identities.cached(bearer(forged(key))).reason is Reason.BAD_KEY
-    assert identities.cached(bearer(key)) is principal
+def _remove(old):
+    async def change(registry, _):
+        return await remove(registry, old)
+
+    return change
 
 
-async def test_a_revoked_key_is_refused_once_its_second_is_over(identities, directory, key, time):
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    await directory.revoke(key[3:15])
-    time.now += TRUST - 0.01
-    assert isinstance(identities.cached(bearer(key)), Principal)
-    time.now += 0.01
-    assert identities.cached(bearer(key)) is None
-    rejection = await identities.identify(bearer(key))
-    assert rejection.reason is Reason.BAD_KEY
-    assert "revoked" in rejection.message
+ONE_A_MINUTE = {"requests_per_minute": 1}
+
+CHANGES = {
+    "revoked": (_key(revoked=True), Reason.BAD_KEY),
+    "suspended": (_key(state="suspended"), Reason.NOT_ALLOWED),
+    "ended": (_key(expires=1), Reason.BAD_KEY),
+    "network": (_key(networks=("192.168.0.0/16",)), Reason.NOT_ALLOWED),
+    "rotated": (_key(digest="00" * 32), Reason.BAD_KEY),
+    "plan gone": (_key(plan="gone"), Reason.NOT_ALLOWED),
+    "scopes": (_key(scopes=("admin:read",)), lambda found: found.scopes == {"admin:read"}),
+    "no plan": (_key(plan=None), lambda found: not found.levels[2].meters),
+    "own meters": (_key(plan=None, meters=ONE_A_MINUTE), lambda found: found.levels[2].meters[0].limit == 1),
+    "models": (_key(models=("m",)), lambda found: found.reach.models == (("m",),)),
+    "organization suspended": (_put(replace(ACME, state="suspended")), Reason.NOT_ALLOWED),
+    "organization local": (_put(replace(ACME, local_only=True)), lambda found: found.reach.local_only),
+    "organization's plan": (_put(replace(ACME, meters=ONE_A_MINUTE)), lambda found: len(found.levels[0].meters) == 1),
+    "organization gone": (_remove(ACME), lambda found: found.levels[0].meters),
+    "team suspended": (_put(replace(RESEARCH, state="suspended")), Reason.NOT_ALLOWED),
+    "plan made": (
+        _put(PlanRecord(name="standard", plan=ONE_A_MINUTE)),
+        lambda found: [len(level.meters) for level in found.levels] == [1, 0, 1],
+    ),
+    "plan broken": (_put(PlanRecord(name="standard", plan={"wishes": 3})), Reason.NOT_ALLOWED),
+}
 
 
-async def test_only_the_holder_of_the_secret_learns_that_a_key_was_revoked(identities, directory, key):
-    await directory.revoke(key[3:15])
-    assert "revoked" not in (await identities.identify(bearer(forged(key)))).message
+@pytest.mark.parametrize("name", CHANGES)
+async def test_a_change_is_in_force_at_every_gateway_as_soon_as_it_is_told(valkey_url, stored, registry, name):
+    """Within a second in any case; by the feed, at once."""
+    change, expected = CHANGES[name]
+    record, key = stored[0].record, stored[1]
+    async with gateway(valkey_url) as (first, _), gateway(valkey_url) as (second, _):
+        for known in (first, second):
+            assert allowed(await who(known, key))
+        await change(registry, record)
+        for known in (first, second):
+            await come(lambda known=known: recalled(known, key) is None or isinstance(recalled(known, key), Rejection))
+            outcome = await who(known, key)
+            if isinstance(expected, Reason):
+                assert outcome.reason is expected
+            else:
+                assert expected(outcome)
+            assert recalled(known, key) == outcome
 
 
-async def test_trust_is_counted_from_before_the_read(directory, key, time):
-    class Slow(Directory):
-        async def get(self, key_id):
-            record = await super().get(key_id)
-            time.now += 0.4
-            return record
+async def test_a_stored_plan_that_is_removed_leaves_the_files(known, registry, feed, key):
+    """Which it had taken the place of."""
+    plan = PlanRecord(name="standard", plan=ONE_A_MINUTE)
+    await put(registry, plan)
+    assert len((await who(known, key)).levels[2].meters) == 1
+    await remove(registry, plan)
+    await come(lambda: recalled(known, key) is None)
 
-    identities = Identities(Slow(directory._store), PLANS, ORGANIZATIONS, now=time)
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    time.now += 0.59
-    assert identities.cached(bearer(key)) is not None
+    assert len((await who(known, key)).levels[2].meters) == 3
+
+
+async def test_what_was_refused_is_allowed_as_soon_as_it_is_put_right(known, registry, feed, stored):
+    """A refusal is no more lasting than a yes."""
+    record, key = stored[0].record, stored[1]
+    await put(registry, replace(record, state="suspended"))
+    assert (await who(known, key)).reason is Reason.NOT_ALLOWED
+    await put(registry, record)
+    await come(lambda: recalled(known, key) is None)
+
+    assert allowed(await who(known, key))
+
+
+async def test_a_change_that_changes_nothing_for_the_caller_keeps_the_principal(known, registry, feed, stored):
+    """The ledger has packed its meters for that very object."""
+    record, key = stored[0].record, stored[1]
+    principal = await who(known, key)
+    await put(registry, replace(record, metadata={"owner": "ann"}))
+    await come(lambda: recalled(known, key) is None)
+
+    assert await who(known, key) is principal
+
+
+async def test_a_gateway_whose_feed_is_cut_believes_nothing_for_more_than_a_second(registry, stored, listening, time):
+    """Counted from the last question to which it had an answer; from then on, half a second from before each read."""
+    record, key = stored[0].record, stored[1]
+    feed = Feed(listening, now=time)
+    known = identities(registry, feed, now=time)
+    await feed.start()
+    await feed.close()  # nothing comes any more, and nobody says so
+    assert allowed(await who(known, key))
+    await put(registry, replace(record, revoked=True))
+    time.now += FRESH - 0.01
+    assert allowed(recalled(known, key))
     time.now += 0.02
-    assert identities.cached(bearer(key)) is None
+    assert recalled(known, key) is None
+    assert (await who(known, key)).reason is Reason.BAD_KEY
+
+    await put(registry, record)
+    time.now += TRUST - 0.01
+    assert recalled(known, key).reason is Reason.BAD_KEY
+    time.now += 0.02
+    assert allowed(await who(known, key))
 
 
-async def test_a_revocation_is_in_force_within_a_second_of_real_time(directory, key):
-    identities = Identities(directory, PLANS, ORGANIZATIONS)
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    await directory.revoke(key[3:15])
-    revoked = clock.monotonic()
-    for _ in range(500):
-        if not isinstance(await identities.identify(bearer(key)), Principal):
-            break
-        await asyncio.sleep(0.01)
-    assert clock.monotonic() - revoked < 1.5
+async def test_a_cut_connection_costs_a_read_and_no_caller(known, registry, feed, store, key):
+    """There may have been changes that nobody heard of."""
+    principal = await who(known, key)
+    await store.send(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+    await come(lambda: feed.epoch > 1 and feed.trusted)
+    await asyncio.sleep(TRUST)
+    before = store.round_trips
+
+    assert recalled(known, key) is None
+    assert await who(known, key) is principal
+    assert store.round_trips == before + 1
+    assert recalled(known, key) is principal
 
 
-async def test_a_key_whose_plan_left_the_file_is_forbidden(identities, directory):
-    _, key = await directory.create("acme", "research", "ci", "gone")
-    assert (await identities.identify(bearer(key))).reason is Reason.NOT_ALLOWED
+async def test_callers_who_need_the_same_records_share_one_read(known, key, store):
+    """However many come at once."""
+    before = store.round_trips
+    answers = await asyncio.gather(*(who(known, key) for _ in range(200)))
 
-
-async def test_callers_who_need_the_same_record_share_one_read(identities, key, store, time):
-    answers = await asyncio.gather(*(identities.identify(bearer(key)) for _ in range(200)))
     assert all(answer is answers[0] for answer in answers)
-    assert store.round_trips == 3  # create, "is it known?", its record
-    time.now += TRUST
-    await asyncio.gather(*(identities.identify(bearer(key)) for _ in range(200)))
-    assert store.round_trips == 4
+    assert store.round_trips == before + 3  # is it known, its record, its tenants and plans
 
 
-async def test_a_caller_who_leaves_does_not_take_the_others_read_along(identities, key):
-    leaves = clock.spawn(identities.identify(bearer(key)), "leaves")
-    stays = clock.spawn(identities.identify(bearer(key)), "stays")
+async def test_a_caller_who_leaves_does_not_take_the_others_read_along(known, key):
+    """He leaves alone."""
+    leaves, stays = (clock.spawn(who(known, key), "caller") for _ in range(2))
     await asyncio.sleep(0)
     leaves.cancel()
-    assert isinstance(await stays, Principal)
+
+    assert allowed(await stays)
+    assert not known._loading
 
 
-async def test_an_unknown_key_is_remembered_for_a_while(identities, store, time):
-    _, key = new_key()
-    assert (await identities.identify(bearer(key))).reason is Reason.BAD_KEY
+async def test_an_unknown_key_is_remembered_until_it_is_made(known, registry, store, feed):
+    """Ids are given out at random, but a backup may be read back."""
+    key_id, key = new_key()
+    assert (await who(known, key)).reason is Reason.BAD_KEY
     before = store.round_trips
-    time.now += STRANGER_TRUST - 1
-    assert identities.cached(bearer(key)).reason is Reason.BAD_KEY
+    assert recalled(known, key).reason is Reason.BAD_KEY
     assert store.round_trips == before
-    time.now += 1
-    assert identities.cached(bearer(key)) is None
+
+    record, _ = await made(registry)
+    digest = module.keys.digest(key.encode()).hex()
+    await put(registry, replace(record.record, key_id=key_id, digest=digest))
+    await come(lambda: recalled(known, key) is None)
+    assert allowed(await who(known, key))
 
 
-async def test_a_key_that_vanished_from_the_store_is_unknown(identities, key, store, time):
-    await identities.identify(bearer(key))
+async def test_a_key_that_vanished_from_the_store_is_unknown(known, key, store, feed):
+    """The store was emptied; nothing of it stays."""
+    await who(known, key)
     await store.send(("FLUSHALL",))
-    time.now += TRUST
-    assert (await identities.identify(bearer(key))).reason is Reason.BAD_KEY
-    assert not identities._known
+    await come(lambda: feed.epoch > 1)
+    await asyncio.sleep(TRUST)
+
+    assert (await who(known, key)).reason is Reason.BAD_KEY
+    assert not known._keys
 
 
 async def test_a_flood_of_unknown_keys_costs_bounded_reads_and_memory_and_shuts_nobody_out(
-    identities, directory, store, monkeypatch
+    known, registry, store, monkeypatch
 ):
-    monkeypatch.setattr(module, "STRANGERS_REMEMBERED", 1000)
-    good = [(await directory.create("acme", "research", f"{number}", None))[1] for number in range(5)]
+    """At most 200 questions a second; the record of a good key among them is read all the same."""
+    monkeypatch.setattr(mirror, "STRANGERS_REMEMBERED", 1000)
+    good = [(await made(registry, name=f"{number}"))[1] for number in range(5)]
     flood = [new_key()[1] for _ in range(5000)]
     reads, began = store.round_trips, clock.monotonic()
     for start in range(0, len(flood), 1000):
         callers = [*flood[start : start + 900], good[start // 1000], *flood[start + 900 : start + 1000]]
-        answers = await asyncio.gather(*(identities.identify(bearer(caller)) for caller in callers))
-        assert isinstance(answers[900], Principal)
+        answers = await asyncio.gather(*(who(known, caller) for caller in callers))
+        assert allowed(answers[900])
         assert {answer.reason for answer in answers[:900]} == {Reason.BAD_KEY}
     took = clock.monotonic() - began
-    # One question may go at once, the rest by the rate; and each good key's record is read once.
-    assert store.round_trips - reads <= took * RATE + 1 + len(good)
-    assert len(identities._unknown) <= 1000
-    assert len(identities._known) == len(good)
-    assert not identities._reading
+    # One question may go at once, the rest by the rate; each good key's record is read, once their tenants.
+    assert store.round_trips - reads <= took * RATE + 1 + len(good) + 1
+    assert len(known._mirror._absent_keys) <= 1000
+    assert len(known._keys) == len(good)
+    assert not known._loading
+    assert not known._mirror._reading
 
 
-async def test_a_crowd_beyond_one_question_is_asked_to_come_back_and_known_keys_pass(
-    identities, key, time, monkeypatch
-):
+async def test_a_crowd_beyond_one_question_is_asked_to_come_back_and_known_keys_pass(known, key, feed, monkeypatch):
+    """Also one whose record has to be read again."""
     monkeypatch.setattr("gateway.identity.strangers.TOGETHER", 10)
-    await identities.identify(bearer(key))
-    time.now += TRUST
-    crowd = [clock.spawn(identities.identify(bearer(new_key()[1])), "stranger") for _ in range(30)]
-    for _ in range(3):
-        await asyncio.sleep(0)
-    late = await identities.identify(bearer(new_key()[1]))
+    await who(known, key)
+    feed.epoch += 1
+    await asyncio.sleep(TRUST)
+    assert recalled(known, key) is None
+    lane = known._mirror._strangers
+    lane._due = clock.monotonic() + 1.0  # the next question is not sent yet
+    crowd = [clock.spawn(who(known, new_key()[1]), "stranger") for _ in range(30)]
+    await come(lambda: len(lane._gathered) == 10)
+    late = await who(known, new_key()[1])
     assert late.reason is Reason.OVERLOADED
     assert late.shape.status == 503
     assert late.retry_after_us > 0
-    assert isinstance(await identities.identify(bearer(key)), Principal)
+    assert allowed(await who(known, key))
     assert {answer.reason for answer in await asyncio.gather(*crowd)} <= {Reason.BAD_KEY, Reason.OVERLOADED}
 
 
-async def test_the_key_read_longest_ago_is_forgotten_first(identities, directory, monkeypatch):
-    monkeypatch.setattr(module, "KEYS_REMEMBERED", 2)
-    keys = [(await directory.create("acme", "research", f"{number}", None))[1] for number in range(3)]
+async def test_the_keys_kept_are_bounded(known, registry, monkeypatch):
+    """The one read longest ago goes first."""
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    keys = [(await made(registry, name=f"{number}"))[1] for number in range(3)]
     for key in keys:
-        await identities.identify(bearer(key))
-    assert identities.cached(bearer(keys[0])) is None
-    assert isinstance(identities.cached(bearer(keys[1])), Principal)
-    assert isinstance(identities.cached(bearer(keys[2])), Principal)
+        await who(known, key)
+
+    assert [recalled(known, key) is not None for key in keys] == [False, True, True]
+    assert allowed(await who(known, keys[0]))
 
 
-async def test_with_the_store_gone_nobody_is_called_an_impostor(tmp_path, key, directory, time):
-    identities = Identities(directory, PLANS, ORGANIZATIONS, now=time)
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    gone = Store(f"unix://{tmp_path}/nothing")
-    identities._directory._store = gone
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    time.now += TRUST
-    for caller in (key, new_key()[1]):
-        rejection = await identities.identify(bearer(caller))
-        assert rejection.reason is Reason.STORE_DOWN
-        assert rejection.shape.status == 503
-        assert rejection.retry_after_us == 1_000_000
-    assert not identities._unknown
-    await gone.close()
+async def test_a_key_opens_from_its_networks_only(known, registry):
+    """Whether its record is read or remembered."""
+    _, key = await made(registry, networks=("10.0.0.0/8",))
+    for _ in range(2):
+        assert allowed(await who(known, key, "10.1.2.3"))
+        assert (await who(known, key, "11.1.2.3")).reason is Reason.NOT_ALLOWED
+        assert allowed(recalled(known, key, "::ffff:10.1.2.3"))
 
 
-async def test_when_the_store_is_back_callers_pass_again(tmp_path, key, directory, store, time):
-    gone = Store(f"unix://{tmp_path}/nothing")
-    directory._store = gone
-    identities = Identities(directory, PLANS, ORGANIZATIONS, now=time)
-    assert (await identities.identify(bearer(key))).reason is Reason.STORE_DOWN
-    directory._store = store
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    await gone.close()
+async def test_a_key_ends_without_anybody_telling(registry, feed, time):
+    """Time passes in memory too."""
+    _, key = await made(registry, expires=1_000_060)
+    wall = type(time)(1_000_000.0)
+    known = identities(registry, feed, wall=wall)
+    assert (await who(known, key)).expires == 1_000_060
+    wall.now += 60
+    assert recalled(known, key).reason is Reason.BAD_KEY
 
 
-async def test_no_rejection_holds_the_key(identities, directory, key, time):
-    await directory.revoke(key[3:15])
-    unknown = new_key()[1]
-    for caller in (key, unknown, forged(key), key[:-1]):
-        rejection = await identities.identify(bearer(caller))
+async def test_the_last_use_of_good_keys_is_noted(registry, feed, store, key):
+    """Not of those that were refused."""
+    used = LastUsed(store)
+    known = identities(registry, feed, last_used=used)
+    await who(known, forged(key))
+    await who(known, new_key()[1])
+    assert not used._used
+    await who(known, key)
+    assert list(used._used) == [key[3:15]]
+
+
+async def test_no_rejection_holds_the_key(known, registry, stored):
+    """Rejections are logged and traced."""
+    record, key = stored[0].record, stored[1]
+    await put(registry, replace(record, revoked=True))
+    for caller in (key, new_key()[1], forged(key), key[:-1]):
+        rejection = await who(known, caller)
         assert caller[16:30] not in rejection.message
-
-
-LOCAL = {"standard": replace(STANDARD, when_down="local")}
-LOCAL_ORGANIZATIONS = {"acme": Organization(plan=LOCAL["standard"], teams={})}
-
-
-@pytest.fixture
-async def gone(tmp_path):
-    store = Store(f"unix://{tmp_path}/nothing")
-    yield store
-    await store.close()
-
-
-async def test_an_old_record_is_trusted_on_while_the_store_is_away_where_the_plans_say_local(
-    key, directory, store, gone, time
-):
-    """For as long as that takes; when it is back, the next second's record counts."""
-    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
-    principal = await identities.identify(bearer(key))
-    directory._store = gone
-    for _ in range(100):
-        time.now += TRUST
-        assert identities.cached(bearer(key)) is None
-        assert await identities.identify(bearer(key)) is principal
-        time.now += TRUST / 2
-        assert identities.cached(bearer(key)) is principal  # the store is asked once a second, not once a call
-    assert (await identities.identify(bearer(forged(key)))).reason is Reason.BAD_KEY
-
-    directory._store = store
-    await directory.revoke(key[3:15])
-    time.now += TRUST
-    assert (await identities.identify(bearer(key))).reason is Reason.BAD_KEY
-
-
-async def test_a_key_that_was_never_seen_is_not_trusted_while_the_store_is_away(key, directory, gone, time):
-    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
-    directory._store = gone
-
-    for caller in (key, new_key()[1]):
-        assert (await identities.identify(bearer(caller))).reason is Reason.STORE_DOWN
-
-
-async def test_a_key_that_was_revoked_is_refused_as_before_but_not_on_an_old_record(key, directory, gone, time):
-    """What was no good may be good by now: 503, never 401."""
-    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
-    await directory.revoke(key[3:15])
-    assert (await identities.identify(bearer(key))).reason is Reason.BAD_KEY
-    directory._store = gone
-    time.now += max(TRUST, STRANGER_TRUST)
-
-    assert (await identities.identify(bearer(key))).reason is Reason.STORE_DOWN
-
-
-@pytest.mark.parametrize(
-    ("plan", "stance", "reason"),
-    [
-        (None, "deny", Reason.STORE_DOWN),
-        (None, "local", None),
-        ("deny", "local", Reason.STORE_DOWN),
-        ("local", "deny", None),
-    ],
-)
-async def test_the_plans_stance_goes_before_the_stores(key, directory, gone, plan, stance, reason):  # noqa: PLR0917 - three are of the table
-    plans, time = {"standard": replace(STANDARD, when_down=plan)}, Time()
-    organizations = {"acme": Organization(plan=plans["standard"], teams={})}
-    identities = Identities(directory, plans, organizations, when_down=stance, now=time)
-    await identities.identify(bearer(key))
-    directory._store = gone
-    time.now += TRUST
-
-    assert getattr(await identities.identify(bearer(key)), "reason", None) is reason
-
-
-async def test_a_key_that_was_revoked_long_before_the_store_went_is_not_trusted_on_its_old_record(
-    key, directory, store, gone, time
-):
-    """Nobody has called with it here since, so nobody has looked."""
-    identities = Identities(directory, LOCAL, LOCAL_ORGANIZATIONS, when_down="local", now=time)
-    assert isinstance(await identities.identify(bearer(key)), Principal)
-    await directory.revoke(key[3:15])
-    time.now += 3 * 24 * 3600
-    directory._store = gone
-
-    assert (await identities.identify(bearer(key))).reason is Reason.STORE_DOWN

@@ -1,14 +1,16 @@
 import asyncio
 
+import pytest
+
 from gateway import clock
 from gateway.identity import strangers
 from gateway.identity.keys import new_key
-from gateway.identity.strangers import RATE, TOGETHER, Strangers
+from gateway.identity.strangers import RATE, TOGETHER, Crowded, Strangers
 from gateway.store.door import StoreDown
 
 
 class Noting:
-    """A directory that notes what it is asked; `known` are the ids it has."""
+    """A registry that notes what it is asked; `known` are the ids it has."""
 
     def __init__(self, known=(), *, down=False):
         self.known, self.down, self.questions = set(known), down, []
@@ -21,44 +23,49 @@ class Noting:
 
 
 async def test_a_lone_stranger_is_asked_about_at_once():
-    directory = Noting({"known"})
-    lane = Strangers(directory)
+    """Nobody waits for others who do not come."""
+    registry = Noting({"known"})
+    lane = Strangers(registry)
     assert await lane.exists("known")
     assert not await lane.exists("unknown")
-    assert directory.questions == [{"known"}, {"unknown"}]
+    assert registry.questions == [{"known"}, {"unknown"}]
 
 
 async def test_those_who_wait_go_together():
-    directory = Noting({"7"})
-    lane = Strangers(directory)
+    """In one command, whatever their number."""
+    registry = Noting({"7"})
+    lane = Strangers(registry)
     answers = await asyncio.gather(*(lane.exists(str(number)) for number in range(50)))
     assert answers == [number == 7 for number in range(50)]
-    assert directory.questions == [{str(number) for number in range(50)}]
+    assert registry.questions == [{str(number) for number in range(50)}]
 
 
 async def test_questions_keep_the_rate_however_many_strangers_knock():
-    directory = Noting({"good"})
-    lane = Strangers(directory)
+    """The store has more to do than to say no."""
+    registry = Noting({"good"})
+    lane = Strangers(registry)
     began = clock.monotonic()
     for _ in range(30):
         await lane.exists(new_key()[0])
-    assert len(directory.questions) == 30
+    assert len(registry.questions) == 30
     assert clock.monotonic() - began >= 29 / RATE * 0.99
 
 
-async def test_a_full_question_says_so_until_it_is_sent(monkeypatch):
+async def test_a_full_question_takes_no_more_until_it_is_sent(monkeypatch):
+    """That bounds the memory; whoever is turned away may come back."""
     monkeypatch.setattr(strangers, "TOGETHER", 3)
     lane = Strangers(Noting())
     assert TOGETHER > 3
     asked = [clock.spawn(lane.exists(str(number)), "ask") for number in range(3)]
-    assert not lane.full
     await asyncio.sleep(0)
-    assert lane.full
+    with pytest.raises(Crowded):
+        await lane.exists("late")
     await asyncio.gather(*asked)
-    assert not lane.full
+    assert not await lane.exists("late")
 
 
 async def test_a_caller_who_leaves_takes_nobody_along():
+    """The question is everybody's."""
     lane = Strangers(Noting({"stays"}))
     leaves = clock.spawn(lane.exists("leaves"), "leaves")
     stays = clock.spawn(lane.exists("stays"), "stays")
@@ -68,9 +75,10 @@ async def test_a_caller_who_leaves_takes_nobody_along():
 
 
 async def test_a_store_that_is_away_fails_all_who_asked_and_the_next_question_is_a_new_one():
-    directory = Noting({"a"}, down=True)
-    lane = Strangers(directory)
+    """Nothing of the failure stays."""
+    registry = Noting({"a"}, down=True)
+    lane = Strangers(registry)
     answers = await asyncio.gather(lane.exists("a"), lane.exists("b"), return_exceptions=True)
     assert all(isinstance(answer, StoreDown) for answer in answers)
-    directory.down = False
+    registry.down = False
     assert await lane.exists("a")

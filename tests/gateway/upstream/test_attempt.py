@@ -167,3 +167,24 @@ async def test_a_content_type_that_no_header_can_carry_is_replaced(fleet, first)
 
     assert attempt.content_type == "application/octet-stream"
     assert attempt.written
+
+
+@pytest.mark.parametrize(("secret", "hidden"), [("nvapi-0123456789abcdef", True), ("EMPTY", False)])
+async def test_our_own_credential_is_in_no_answer(first, secret, hidden):
+    """Services repeat a key that they refuse; whoever reads the answer must not learn it. `EMPTY` is no secret."""
+    fleet = Fleet()
+    fleet.add(Backend("gpu-a", "vllm", f"{first.url}/v1", secret))
+    said, stars = f"Incorrect API key: {secret}, {secret}".encode(), b"*" * len(secret)
+    first.enqueue([Status(200), Bytes(said)], [Status(400), Bytes(said[:30]), Bytes(said[30:])])
+
+    whole, refused = attempt_on(fleet), attempt_on(fleet)
+    await whole.open("chat", b"{}", [], 60.0)
+    answer = await whole.read()
+    with pytest.raises(AttemptFailed) as failed:
+        await refused.open("chat", b"{}", [], 60.0)
+
+    expected = said.replace(secret.encode(), stars) if hidden else said
+    assert answer == failed.value.passed.body == expected
+    whole.close()
+    refused.close()
+    await fleet.close()

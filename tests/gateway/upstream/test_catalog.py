@@ -1,7 +1,9 @@
+import pytest
+
 from gateway.config.settings import Backend
 from gateway.upstream.catalog import Catalog, as_found, listed
 from gateway.upstream.listing import Listed
-from policies.domain import Price
+from policies.domain import Price, Reach
 from policies.rejections import Reason
 from tests.policies.builders import deployment, model
 
@@ -66,3 +68,32 @@ def test_a_window_that_was_written_down_is_kept_and_one_that_was_told_fills_the_
     (found,) = as_found([served], {}, lambda one: told.get(one.backend))
 
     assert [one.context_window for one in found.deployments] == [4096, None, 5]
+
+
+@pytest.mark.parametrize(
+    ("lists", "words"),
+    [
+        ((("m1*",),), "m17, m18 and 1 more."),
+        ((("m*",), ("m2",)), "It may use m2."),
+        ((("x",),), "It may use none that are served here."),
+        ((("m*",),), "m7, m8 and 10 more."),
+    ],
+)
+def test_a_model_that_a_caller_may_not_use_is_refused_with_some_that_it_may(lists, words):
+    """At most ten are named."""
+    catalog = Catalog([model(name=f"m{number}") for number in (1, 2, *range(10, 12), *range(3, 10), *range(12, 21))])
+
+    refused = catalog.barred("other", Reach(models=lists))
+
+    assert refused.reason is Reason.NOT_ALLOWED
+    assert refused.param == "model"
+    assert words in refused.message
+
+
+def test_what_a_hosted_backend_lists_is_hosted():
+    """A caller whose prompts stay local is not sent there, whoever wrote the model down."""
+    backends = [Backend("a", "openai", "u"), Backend("b", "vllm", "u"), Backend("c", "vllm", "u", told_hosted=True)]
+
+    catalog = listed({backend.name: [Listed("m", None)] for backend in backends}, backends)
+
+    assert [one.hosted for one in catalog.find("m").deployments] == [True, False, True]

@@ -263,3 +263,25 @@ async def test_a_backend_that_leaves_and_returns_is_as_it_was():
     assert await fleet.sweep(20.0) == []
     assert (fleet.present, fleet.live(deployment())) == ([home], known)
     await fleet.close()
+
+
+async def test_a_drained_backend_takes_its_replicas_along():
+    """Also those that are found later; and all come back together."""
+    fleet, now = Fleet(), clock.monotonic()
+    names = ["gpu", "gpu@10.0.0.1:8000", "cpu"]
+
+    def drained():
+        of = model(*(deployment(name) for name in fleet.homes))
+        return [one.deployment.backend for one in fleet.snapshots(of, now) if one.drained]
+
+    for name in names[:1] + names[2:]:
+        fleet.add(Backend(name, "vllm", "http://127.0.0.1:9/v1"))
+    fleet.drain(frozenset({"gpu"}))
+    fleet.add(Backend(names[1], "vllm", "http://127.0.0.1:9/v1"))
+
+    assert drained() == names[:2]
+    fleet.drain(frozenset({names[1]}))
+    assert drained() == names[1:2]
+    fleet.drain(frozenset())
+    assert drained() == []
+    await fleet.close()

@@ -21,6 +21,24 @@ async def test_a_gateway_starts_serves_counts_and_ends(tmp_path):
             assert "listens on" in gateway.output
 
 
+@pytest.mark.parametrize("place", ["log", "data"])
+async def test_a_secret_that_a_gateway_wrote_fails_the_test(tmp_path, place):
+    """Whichever test it is: a key it made, or a backend's."""
+    async with EchoServer() as upstream:
+        backend = {"kind": "openai", "base_url": f"{upstream.url}/v1", "api_key": "${UPSTREAM_KEY}"}
+        config = write_config(tmp_path, {"backends": {"echo": backend}})
+        gateway = GatewayProcess(config, env={"UPSTREAM_KEY": "of-the-upstream"})
+        await gateway.start()
+        key = await gateway.create_key()
+        if place == "log":
+            with gateway.log.open("a") as log:
+                log.write(f"a caller came with {key}\n")
+        else:
+            (gateway.data_dir / "notes").write_text("it is of-the-upstream")
+        with pytest.raises(AssertionError, match=r"its log" if place == "log" else r"data/notes"):
+            gateway.kill()
+
+
 async def test_a_gateway_that_cannot_start_says_why(tmp_path):
     config = write_config(tmp_path, {"backends": {"a": {"kind": "nonsense"}}})
     with pytest.raises(RuntimeError, match="nonsense"):

@@ -3,16 +3,18 @@
 import itertools
 import json
 from typing import get_args
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies import sse
+from policies import sse, taps
 from policies.apis import APIS
 from policies.domain import API
 from policies.sse import EventTooLargeError
 from policies.taps import tap_of
+from policies.taps.chat import ChatTap
 from policies.taps.tap import Tap
 
 STREAMING = [api for api in get_args(API) if APIS[api].streams]
@@ -79,6 +81,40 @@ def test_any_stream_cut_anywhere_says_and_gives_the_same(api, parts):
         assert got == whole.feed(came)
         assert facts(tap) == facts(whole)
     assert tap.end() == whole.end() if parts else not tap.end()
+
+
+@pytest.mark.parametrize("api", STREAMING)
+@given(parts=cut_streams())
+def test_events_that_come_at_once_are_told_as_when_looked_at_one_by_one(api, parts):
+    """Halving what comes only saves looks."""
+    halved, singly = tap_of(api, withhold_usage=True), tap_of(api, withhold_usage=True)
+    for part in parts:
+        with patch.object(taps.tap, "FEW", 8):
+            got = halved.feed(part)
+        with patch.object(taps.tap, "FEW", len(part)):
+            assert got == singly.feed(part)
+        assert facts(halved) == facts(singly)
+
+
+def test_of_a_burst_only_the_ends_are_looked_at_one_by_one():
+    """Its first event commits, its last three say how it ended; whatever is between costs a search over all of it."""
+
+    class Counted(ChatTap):
+        looks = 0
+
+        def _watch(self, event):
+            self.looks += 1
+            return super()._watch(event)
+
+    word = b'data: {"choices":[{"delta":{"content":"word"},"finish_reason":null}]}\n\n'
+    stop = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    burst = word * 1000 + stop + b"data: [DONE]\n\n"
+    tap = Counted(withhold_usage=True)
+
+    assert tap.feed(burst) == burst
+    assert tap.events == 1000
+    assert tap.finished
+    assert tap.looks < 30
 
 
 @pytest.mark.parametrize("api", STREAMING)

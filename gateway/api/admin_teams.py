@@ -1,0 +1,192 @@
+"""The admin API's routes for the teams of an organization.
+
+Law: as for organizations: one list for the store's and the file's, and no team is removed from under its keys.
+"""
+
+from contextlib import suppress
+from typing import Annotated, Literal
+
+from litestar import Response, delete, get, put
+from litestar.exceptions import NotFoundException
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody, PathParameter
+from msgspec import Struct
+
+from gateway.api.admin_answers import CHANGING, AnyRequest, conflict, noes
+from gateway.api.admin_authors import author_of
+from gateway.api.admin_fields import NAME
+from gateway.api.admin_organizations import OrganizationName, missing
+from gateway.api.admin_paging import DEFAULT_PAGE, Limit, NameCursor, merged
+from gateway.api.admin_parts import Parts
+from gateway.api.admin_terms import TermsAnswer, TermsBody, check_terms, plan_in_force, terms_of
+from gateway.api.admin_versions import ETAG, IfMatch, IfNoneMatch, Versions, answer
+from gateway.identity.records import KeyRecord, OrganizationRecord, TeamRecord
+from gateway.identity.registry import Conflict, Stored
+from policies.domain import Plan
+
+TeamName = Annotated[str, PathParameter(pattern=NAME, description="The team's name.")]
+
+
+class TeamBody(TermsBody, frozen=True, kw_only=True):
+    """A team as it is written."""
+
+
+class TeamAnswer(TermsAnswer, frozen=True, kw_only=True):
+    """A team as it is read; `version`, `source` and `plan_in_force` are as an organization's."""
+
+    organization: str
+    name: str
+    version: int | None
+    source: Literal["store", "file"]
+    plan_in_force: str | None
+
+
+class TeamPage(Struct, frozen=True):
+    """Teams in the order of their names; `next` is the cursor of the page after, null on the last."""
+
+    teams: list[TeamAnswer]
+    next: str | None
+
+
+def team_routes(parts: Parts) -> list[HTTPRouteHandler]:
+    """Build the routes that list, show, change and remove teams."""
+    return [_list(parts), _show(parts), _put(parts), _remove(parts)]
+
+
+def _list(parts: Parts) -> HTTPRouteHandler:
+    @get(
+        "/organizations/{organization:str}/teams",
+        summary="List teams",
+        description="Lists an organization's teams of the store and of the file, a page at a time.",
+        responses=noes("A parameter is wrong.", not_found="There is no such organization."),
+    )
+    async def list_teams(
+        organization: OrganizationName, cursor: NameCursor = None, limit: Limit = DEFAULT_PAGE
+    ) -> TeamPage:
+        after = None if cursor is None else _id(organization, cursor)
+        page = await parts.registry.page(TeamRecord, after=after, limit=limit, organization=organization)
+        found = {one.record.name: one for one in page.records}
+        until = None if page.cursor is None else page.cursor.partition("/")[2]
+        names, following = merged(found, _of_file(parts, organization), after=cursor, until=until, limit=limit)
+        if not names and not await _known(parts, organization):
+            raise missing(organization)
+        return TeamPage([_told(parts, organization, name, found.get(name)) for name in names], following)
+
+    return list_teams
+
+
+def _show(parts: Parts) -> HTTPRouteHandler:
+    @get(
+        "/organizations/{organization:str}/teams/{team:str}",
+        summary="Show a team",
+        description="Shows one team, of the store or of the file.",
+        response_headers=ETAG,
+        responses=noes("A name is wrong.", not_found="There is no such team."),
+    )
+    async def show_team(organization: OrganizationName, team: TeamName) -> Response[TeamAnswer]:
+        there = await parts.registry.get(TeamRecord, _id(organization, team))
+        if there is None and team not in _of_file(parts, organization):
+            raise _missing(organization, team)
+        return answer(_told(parts, organization, team, there), None if there is None else there.version)
+
+    return show_team
+
+
+def _put(parts: Parts) -> HTTPRouteHandler:
+    @put(
+        "/organizations/{organization:str}/teams/{team:str}",
+        summary="Create or change a team",
+        description="Takes the whole of it: what the body leaves out is as it is by default. "
+        "Its organization is made if there is none of that name.",
+        response_headers=ETAG,
+        responses={
+            **noes("A field is wrong.", **CHANGING),
+            201: ResponseSpec(TeamAnswer, description="It is new.", generate_examples=False),
+        },
+    )
+    async def put_team(
+        *,
+        request: AnyRequest,
+        organization: OrganizationName,
+        team: TeamName,
+        data: JSONBody[TeamBody],
+        if_match: IfMatch = None,
+        if_none_match: IfNoneMatch = None,
+    ) -> Response[TeamAnswer]:
+        record = TeamRecord(organization=organization, name=team, **terms_of(data))
+        await check_terms(parts, record)
+        if await parts.registry.get(OrganizationRecord, organization) is None:
+            with suppress(Conflict):  # somebody was faster
+                made = OrganizationRecord(name=organization)
+                await parts.registry.put(made, author_of(request), action="create", expected=0)
+        stored, new = await Versions(parts.registry).put(
+            record, author_of(request), if_match=if_match, if_none_match=if_none_match
+        )
+        return answer(_told(parts, organization, team, stored), stored.version, 201 if new else 200)
+
+    return put_team
+
+
+def _remove(parts: Parts) -> HTTPRouteHandler:
+    @delete(
+        "/organizations/{organization:str}/teams/{team:str}",
+        summary="Remove a team",
+        description="Removes its record, once it has no keys that are not revoked.",
+        responses=noes(
+            "A name is wrong.",
+            not_found="There is no such team.",
+            conflict="It has keys, or is only in the file.",
+            **CHANGING,
+        ),
+    )
+    async def remove_team(
+        request: AnyRequest, organization: OrganizationName, team: TeamName, if_match: IfMatch = None
+    ) -> None:
+        registry, name = parts.registry, _id(organization, team)
+        keys = [one.record for one in await registry.every(KeyRecord, organization=organization)]
+        live = sum(key.team == team and not key.revoked for key in keys)
+        if live and await registry.get(TeamRecord, name) is not None:
+            raise conflict(
+                f"The team still has keys that are not revoked: {live}. Revoke them first, or suspend the team: PUT it "
+                "as suspended."
+            )
+        if not await Versions(registry).remove(TeamRecord, name, author_of(request), if_match=if_match):
+            if team in _of_file(parts, organization):
+                raise conflict("This team is only in gateway.yaml; take it out there.")
+            raise _missing(organization, team)
+
+    return remove_team
+
+
+def _id(organization: str, team: str) -> str:
+    return f"{organization}/{team}"
+
+
+def _missing(organization: str, team: str) -> NotFoundException:
+    return NotFoundException(
+        f"{organization} has no team {team}. `sluiceway teams ls {organization}` shows which there are."
+    )
+
+
+def _of_file(parts: Parts, organization: str) -> dict[str, Plan | None]:
+    found = parts.organizations.get(organization)
+    return {} if found is None else found.teams
+
+
+async def _known(parts: Parts, organization: str) -> bool:
+    if organization in parts.organizations:
+        return True
+    return await parts.registry.get(OrganizationRecord, organization) is not None
+
+
+def _told(parts: Parts, organization: str, name: str, there: Stored[TeamRecord] | None) -> TeamAnswer:
+    record = TeamRecord(organization=organization, name=name) if there is None else there.record
+    return TeamAnswer(
+        organization=organization,
+        name=name,
+        version=None if there is None else there.version,
+        source="file" if there is None else "store",
+        plan_in_force=plan_in_force(record, _of_file(parts, organization).get(name)),
+        **terms_of(record),
+    )

@@ -1,0 +1,47 @@
+"""Where a principal's calls may go: its models, its backends, and whether its prompts may leave the house.
+
+Law: a list that says nothing allows everything; where several have a word, each has to allow. A deployment out of reach
+is a fact, never a belief: no outage and no empty route lets a call past it.
+"""
+
+from collections.abc import Iterable
+
+from policies.domain import Deployment, Model, Reach
+
+LEAVES = "hosted, and this caller's prompts stay local"
+NOT_THEIRS = "not among this caller's backends"
+"""The reasons that a deployment is out of reach."""
+
+
+def family(backend: str) -> str:
+    """Return the name of the backend that `backend` is a replica of (`NAME@ADDRESS:PORT`), else its own."""
+    return backend.partition("@")[0]
+
+
+def may_use(reach: Reach, model: Model) -> bool:
+    """Say whether a principal may ask for `model`, which goes by its own name or by one of its aliases."""
+    return all(_named(model.name, names) or any(_named(alias, names) for alias in model.aliases)
+               for names in reach.models)  # fmt: skip
+
+
+def out_of_reach(reach: Reach, deployment: Deployment) -> str | None:
+    """Return why a principal's calls may not go to `deployment`, None where they may."""
+    if reach.local_only and deployment.hosted:
+        return LEAVES
+    name = family(deployment.backend)
+    if not all(_named(deployment.backend, names) or _named(name, names) for names in reach.backends):
+        return NOT_THEIRS
+    return None
+
+
+def joined(*reaches: Reach) -> Reach:
+    """Return the reach of one to whom all of `reaches` apply."""
+    return Reach(
+        models=tuple(names for reach in reaches for names in reach.models),
+        backends=tuple(names for reach in reaches for names in reach.backends),
+        local_only=any(reach.local_only for reach in reaches),
+    )
+
+
+def _named(name: str, names: Iterable[str]) -> bool:
+    return any(name.startswith(one[:-1]) if one.endswith("*") else name == one for one in names)

@@ -1,0 +1,256 @@
+import json
+from functools import partial
+
+import httpx
+import pytest
+
+from gateway.identity.records import OrganizationRecord, PlanRecord, TeamRecord
+from tests.gateway.cli.conftest import ADMIN_KEY
+
+FILE = """
+plans:
+  gold: {tokens_per_minute: 1000, budget_per_month: 25.50}
+organizations:
+  acme:
+    plan: gold
+    time_zone: Europe/Berlin
+    metadata: {owner: ann}
+    teams:
+      lab: {models: [mistral-*], local_only: true}
+      ops: {meters: {concurrent_requests: 3}}
+  globex: {}
+"""
+ALL = """\
++ plan gold
+    tokens_per_minute: 1000
+    budget_per_month: 25.5
++ organization acme
+    plan: gold
+    metadata.owner: ann
+    time_zone: Europe/Berlin
++ organization globex
++ team acme/lab
+    models: ["mistral-*"]
+    local_only: true
++ team acme/ops
+    meters.concurrent_requests: 3
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write the tenants file; return what names it."""
+
+    def written(text=FILE):
+        (tmp_path / "tenants.yaml").write_text(text)
+        return "apply", "-f", "tenants.yaml"
+
+    return written
+
+
+async def test_the_first_run_makes_everything_and_the_second_nothing(sluiceway, written, registry):
+    """Plans before whoever names them, organizations before their teams."""
+    told = (await sluiceway(*written())).stdout
+    done = [f"done: create {line[2:]}\n" for line in ALL.splitlines() if line.startswith("+ ")]
+    assert told == f"{ALL}{''.join(done)}5 created; 0 records are right already.\n"
+    assert (await registry.get(PlanRecord, "gold")).record.plan == {"tokens_per_minute": 1000, "budget_per_month": 25.5}
+    assert (await registry.get(OrganizationRecord, "acme")).record == OrganizationRecord(
+        name="acme", plan="gold", time_zone="Europe/Berlin", metadata={"owner": "ann"}
+    )
+    assert (await registry.get(TeamRecord, "acme/lab")).record == TeamRecord(
+        organization="acme", name="lab", models=("mistral-*",), local_only=True
+    )
+
+    changes = len(await registry.audit())
+    assert (await sluiceway(*written())).stdout == "Nothing to change: 5 records are as the file says.\n"
+    assert (await sluiceway(*written(), "--prune")).stdout == "Nothing to change: 5 records are as the file says.\n"
+    assert len(await registry.audit()) == changes
+
+
+async def test_a_dry_run_shows_the_same_and_changes_nothing(sluiceway, written, registry):
+    """Whoever reviews a change sees what it will do."""
+    told = (await sluiceway(*written(), "--dry-run")).stdout
+
+    assert told == f"{ALL}5 to create; 0 records are right already. Nothing was changed: --dry-run.\n"
+    assert await registry.audit() == ()
+
+
+async def test_a_change_is_shown_field_by_field(sluiceway, written, registry):
+    """As it is and as it will be; what the file says no more is as if nobody had ever said it."""
+    await sluiceway(*written())
+    changed = FILE.replace("plan: gold", "plan: standard").replace("25.50", "30").replace(", local_only: true", "")
+    told = (await sluiceway(*written(changed))).stdout
+
+    assert told == (
+        "~ plan gold\n    budget_per_month: 25.5 -> 30\n"
+        "~ organization acme\n    plan: gold -> standard\n"
+        "~ team acme/lab\n    local_only: true -> false\n"
+        "done: update plan gold\ndone: update organization acme\ndone: update team acme/lab\n"
+        "3 updated; 2 records are right already.\n"
+    )
+    assert not (await registry.get(TeamRecord, "acme/lab")).record.local_only
+
+
+async def test_what_only_the_store_has_is_kept_until_it_is_pruned(sluiceway, written, registry):
+    """Deleted last, teams before their organization, plans when nobody names them any more."""
+    await sluiceway(*written())
+    fewer = "organizations: {acme: {plan: standard}}"
+    told = (await sluiceway(*written(fewer))).stdout.splitlines()
+    assert told[-2:] == ["done: update organization acme", "1 updated; 0 records are right already."]
+    assert [line for line in told if line.startswith("= ")] == [
+        f"= {target} is kept: only the store has it; --prune deletes it"
+        for target in ("plan gold", "organization globex", "team acme/lab", "team acme/ops")
+    ]
+
+    told = (await sluiceway(*written(fewer), "--prune")).stdout.splitlines()
+    gone = ("team acme/ops", "team acme/lab", "organization globex", "plan gold")
+    assert told == [
+        *(f"- {target}" for target in gone),
+        *(f"done: delete {target}" for target in gone),
+        "4 deleted; 1 record is right already.",
+    ]
+    assert [one.record.name for one in await registry.every(OrganizationRecord)] == ["acme"]
+    assert await registry.every(TeamRecord) == await registry.every(PlanRecord) == []
+
+
+async def test_what_the_gateways_file_has_is_never_touched(sluiceway, written, registry):
+    """It is not in the store, so it is neither kept nor deleted; what the tenants file says of it is made."""
+    told = (await sluiceway(*written("organizations: {filed: {teams: {desk: {local_only: true}}}}"), "--prune")).stdout
+
+    assert told.splitlines()[:3] == ["+ organization filed", "+ team filed/desk", "    local_only: true"]
+    assert (await registry.get(OrganizationRecord, "filed")).record == OrganizationRecord(name="filed")
+
+
+async def test_a_refused_step_ends_the_run_which_goes_on_when_run_again(sluiceway, run, url, written, registry):
+    """With what was done and what was not."""
+    created = await sluiceway("keys", "create", "--org", "initech", "--team", "x", "--name", "ci", "--json")
+    key_id = json.loads(created.stdout)["id"]
+    result = await run(*written(), "--prune", SLUICEWAY_URL=url)
+    assert result.exit_code == 1
+    assert result.stdout.count("done: create") == 5
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("Error: cannot delete team initech/x: The team still has keys")
+    assert "Done: 5 of 7 steps; not tried: delete organization initech." in result.stderr
+    assert "run this again" in result.stderr
+
+    await sluiceway("keys", "revoke", key_id)
+    told = (await sluiceway(*written(), "--prune")).stdout.splitlines()
+    assert told[-3:] == [
+        "done: delete team initech/x",
+        "done: delete organization initech",
+        "2 deleted; 5 records are right already.",
+    ]
+    assert await registry.get(OrganizationRecord, "initech") is None
+
+
+@pytest.fixture
+def meanwhile(url, monkeypatch):
+    """Have somebody else change `acme` after the changes were shown and before they are made."""
+    from gateway.cli import apply
+
+    show = apply._show
+
+    def shown(ahead):
+        show(ahead)
+        path = f"{url}/admin/v1/organizations/acme"
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+        if httpx.get(path, headers=headers).status_code == 200:
+            headers["if-match"] = "*"
+        httpx.put(path, headers=headers, json={"plan": "silver"}).raise_for_status()
+
+    monkeypatch.setattr(apply, "_show", shown)
+
+
+@pytest.mark.usefixtures("meanwhile")
+async def test_what_somebody_else_makes_meanwhile_is_not_overwritten(run, url, written, registry):
+    """Nobody had seen it."""
+    result = await run(*written(), SLUICEWAY_URL=url)
+    assert result.exit_code == 1
+    assert "cannot create organization acme: somebody else changed it meanwhile" in result.stderr
+    assert (await registry.get(OrganizationRecord, "acme")).record.plan == "silver"
+
+
+@pytest.mark.usefixtures("meanwhile")
+async def test_what_somebody_else_changes_meanwhile_is_not_overwritten(run, url, sluiceway, written, registry):
+    """Nor deleted."""
+    await sluiceway("orgs", "set", "acme", "--plan", "standard")
+    for text, did in ((FILE, "update"), ("plans: {gold: {tokens_per_day: 5}}", "delete")):
+        result = await run(*written(text), "--prune", SLUICEWAY_URL=url)
+        assert result.exit_code == 1
+        assert f"cannot {did} organization acme: somebody else changed it meanwhile" in result.stderr
+        assert (await registry.get(OrganizationRecord, "acme")).record.plan == "silver"
+        await sluiceway("orgs", "set", "acme", "--plan", "standard")
+
+
+async def test_a_run_is_told_to_programs_as_one_object(sluiceway, run, url, written):
+    """Also one that was refused."""
+    wrong = "plans: {gold: {tokens_per_day: 5}}\norganizations: {acme: {plan: bronze}, b: {}}"
+    result = await run(*written(wrong), "--json", SLUICEWAY_URL=url)
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [(one["action"], one["kind"], one["name"], one["done"]) for one in told["steps"]] == [
+        ("create", "plan", "gold", True),
+        ("create", "organization", "acme", False),
+        ("create", "organization", "b", False),
+    ]
+    assert told["steps"][0]["changes"] == [{"field": "tokens_per_day", "before": None, "after": 5}]
+    assert "there is no plan 'bronze'" in told["refused"]
+
+    told = json.loads((await sluiceway(*written("organizations: {}"), "--json", "--dry-run")).stdout)
+    assert told == {"steps": [], "kept": [{"kind": "plan", "name": "gold"}], "right": 0, "refused": None}
+
+
+async def test_a_file_with_mistakes_changes_nothing(run, url, written, registry):
+    """All of them are told at once, each with its line."""
+    wrong = "plans: {gold: {tokens_per_day: 0}}\norganizations:\n  acme: {plam: gold}\n"
+    result = await run(*written(wrong), SLUICEWAY_URL=url)
+    lines = result.stderr.splitlines()
+
+    assert result.exit_code == 1
+    assert lines[0].startswith("tenants.yaml:1: plans.gold.tokens_per_day: ")
+    assert lines[1].startswith("tenants.yaml:3: organizations.acme.plam: ")
+    assert lines[2] == "2 mistakes in tenants.yaml; nothing was changed"
+    assert result.stdout == ""
+    assert await registry.audit() == ()
+
+
+async def test_a_file_that_is_not_there_is_told(refused):
+    """In one line."""
+    assert "gone.yaml cannot be read: No such file" in await refused("apply", "-f", "gone.yaml")
+
+
+async def test_colours_are_for_those_who_look(sluiceway, run, url, written):
+    """A file or a pipe gets none."""
+    plain = (await sluiceway(*written(), "--dry-run")).stdout
+    coloured = await run(*written(), "--dry-run", SLUICEWAY_URL=url, FORCE_COLOR="1", TERM="xterm-256color")
+
+    assert "\x1b" not in plain
+    assert "\x1b[32m+ plan gold\x1b[0m" in coloured.stdout
+
+
+class Cut(httpx.HTTPTransport):
+    """Loses the answer to the first change of an organization, which was made."""
+
+    cut = False
+
+    def handle_request(self, request):
+        response = super().handle_request(request)
+        if request.method == "PUT" and "/organizations/" in request.url.path and not self.cut:
+            self.cut = True
+            response.close()
+            raise httpx.ReadError("reset by peer")
+        return response
+
+
+async def test_a_change_whose_answer_is_lost_ends_the_run_which_goes_on_when_run_again(
+    sluiceway, run, url, written, monkeypatch
+):
+    """Whether it was made, only the store knows: the next run looks."""
+    with monkeypatch.context() as patched:
+        patched.setattr(httpx, "Client", partial(httpx.Client, transport=Cut()))
+        result = await run(*written(), SLUICEWAY_URL=url)
+    assert result.exit_code == 1
+    assert result.stdout.endswith("done: create plan gold\n")
+    assert "cannot create organization acme: the call to" in result.stderr
+    assert "Done: 1 of 5 steps; not tried: create organization globex" in result.stderr
+    assert (await sluiceway(*written())).stdout.endswith("3 created; 2 records are right already.\n")

@@ -1,0 +1,72 @@
+import pytest
+from msgspec.structs import replace
+
+from policies.domain import Reach
+from policies.reach import family, joined, may_use, out_of_reach
+from tests.policies.builders import deployment, model
+
+
+@pytest.mark.parametrize(
+    ("lists", "may"),
+    [
+        ((), True),
+        ((("m",),), True),
+        ((("other", "m"),), True),
+        ((("other",),), False),
+        ((("m*",),), True),
+        ((("*",),), True),
+        ((("mm*",),), False),
+        (((),), False),
+        ((("m",), ("m*",)), True),
+        ((("m",), ("other",)), False),
+        ((("nick",),), True),
+        ((("nick",), ("m",)), True),
+    ],
+)
+def test_every_list_has_to_allow_a_model(lists, may):
+    """By its own name or an alias; an empty list allows nothing, no list everything."""
+    asked = replace(model(deployment()), aliases=("nick",))
+
+    assert may_use(Reach(models=lists), asked) is may
+
+
+@pytest.mark.parametrize(
+    ("backend", "lists", "may"),
+    [
+        ("gpu", (), True),
+        ("gpu", (("gpu",),), True),
+        ("gpu", (("cpu",),), False),
+        ("gpu@10.0.0.1:8000", (("gpu",),), True),
+        ("gpu@10.0.0.1:8000", (("gpu@10.0.0.1:8000",),), True),
+        ("gpu@10.0.0.2:8000", (("gpu@10.0.0.1:8000",),), False),
+        ("gpus@10.0.0.1:8000", (("gpu",),), False),
+        ("gpu", (("g*",), ("gpu",)), True),
+    ],
+)
+def test_a_replica_is_allowed_as_its_backend_is(backend, lists, may):
+    """Names of replicas come and go, so lists name the family."""
+    found = out_of_reach(Reach(backends=lists), deployment(backend))
+
+    assert found == (None if may else "not among this caller's backends")
+
+
+@pytest.mark.parametrize("local_only", [True, False])
+@pytest.mark.parametrize("hosted", [True, False])
+def test_prompts_that_stay_local_go_to_no_hosted_deployment(local_only, hosted):
+    """Hosted is what the backend is said to be, not what its kind is."""
+    found = out_of_reach(Reach(local_only=local_only), replace(deployment(), hosted=hosted))
+
+    assert (found is not None) is (local_only and hosted)
+
+
+def test_the_reach_of_several_is_what_all_of_them_allow():
+    """One level cannot take back what another forbids."""
+    found = joined(Reach(models=(("a*",),)), Reach(models=(("ab",),), local_only=True), Reach(backends=(("x",),)))
+
+    assert found == Reach(models=(("a*",), ("ab",)), backends=(("x",),), local_only=True)
+
+
+@pytest.mark.parametrize(("name", "of"), [("gpu", "gpu"), ("gpu@h:1", "gpu"), ("gpu@[::1]:1/a@b", "gpu")])
+def test_a_replica_belongs_to_its_family(name, of):
+    """As discovery names them."""
+    assert family(name) == of
