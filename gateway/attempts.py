@@ -22,6 +22,7 @@ from gateway.telemetry import Attributes, Span, finish, propagate, usage_attribu
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from gateway.upstream.fleet import Ticket
 from policies.apis import APIS
+from policies.candidates import DRAINED
 from policies.continuation import continuable
 from policies.domain import Bill, Candidate, Deadlines, Estimate, InferenceRequest, Reservation, Route, Usage
 from policies.failures import Failure, FailureKind
@@ -66,7 +67,8 @@ class Suspects:
 class Attempts:
     """The attempts of one call, which `reservation` pays; `forwards` are the caller's headers that go upstream.
 
-    `outcome`: how the last one ended. `unpaid`: candidates that were passed over since the difference was refused.
+    `outcome`: how the last one ended. `skipped`: candidates that were passed over: they were drained
+    meanwhile, or the difference in price was refused.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Attempts:
     ) -> None:
         self.relay: Relay | None = None
         self.outcome = CALLER_LEFT
-        self.unpaid: dict[str, Candidate] = {}
+        self.skipped: dict[str, Candidate] = {}
         self._services = services
         self._request = request
         self._estimate = estimate
@@ -171,7 +173,7 @@ class Attempts:
             tokens=self._estimate.prompt_tokens + (self._request.max_tokens or 0),
             remaining=deadline - now,
             back=min(self._services.fleet.live(before.deployment).freeze.left(now) for before, _ in tried),
-            unpaid=self.unpaid.values(),
+            skipped=self.skipped.values(),
         )
 
     def _ours(self, failure: Failure) -> Failure:
@@ -189,7 +191,7 @@ class Attempts:
                 before.deployment.id: self._services.fleet.live(before.deployment).freeze.asked(now)
                 for before, _ in tried
             }
-            step = next_step(planned, tried, frozen, deadline - now, budget, now=now, unpaid=self.unpaid)
+            step = next_step(planned, tried, frozen, deadline - now, budget, now=now, skipped=self.skipped)
             if step.wait:
                 await asyncio.sleep(step.wait)
             candidate = await self._payable(step.candidates)
@@ -197,13 +199,14 @@ class Attempts:
                 return candidate
 
     async def _payable(self, left: Sequence[Candidate]) -> Candidate | None:
-        """Return the first candidate whose price is set aside, or could be just now."""
+        """Return the first candidate that was not drained meanwhile and whose price is set aside, or could be."""
         for candidate in left:
             deployment = candidate.deployment
-            reason = await self._growing.covers(deployment.price)
+            drained = self._services.fleet.live(deployment).condition.drained
+            reason = DRAINED if drained else await self._growing.covers(deployment.price)
             if reason is None:
                 return candidate
-            self.unpaid[deployment.id] = replace(candidate, dropped=reason)
+            self.skipped[deployment.id] = replace(candidate, dropped=reason)
             self._reply.dropped += (f"{deployment.backend} ({reason})",)
         return None
 

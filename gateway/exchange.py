@@ -128,13 +128,9 @@ class Exchange:
     async def _serve(self, receive: Receive) -> Rejection | None:
         """Take the call through its line; a Rejection where it ends with a no that is ours."""
         services = self._services
-        identities = services.identities
-        who = identities.cached(self._headers, self._address) or await identities.identify(self._headers, self._address)
+        who = await self._identify()
         if isinstance(who, Rejection):
             return who
-        self._principal = who
-        if "inference" not in who.scopes:
-            return _NO_INFERENCE
         body = await services.intake.body(self._headers, receive, self._presence.body)
         if isinstance(body, Rejection):
             return body
@@ -142,6 +138,10 @@ class Exchange:
         self._presence.then = self._leave
         if self._presence.gone:
             raise CallerLeft
+        if self._presence.body is None:  # it may have come so slowly that the caller is no longer who he was
+            who = await self._identify()
+            if isinstance(who, Rejection):
+                return who
         planned = self._plan(who, body)
         if isinstance(planned, Rejection):
             return planned
@@ -151,6 +151,15 @@ class Exchange:
         self._reservation = admitted
         services.metrics.overhead.observe(clock.monotonic() - self._begun_at)
         return await self._attempt(admitted)
+
+    async def _identify(self) -> Principal | Rejection:
+        """Say who calls, if he may call models at all."""
+        identities = self._services.identities
+        who = identities.cached(self._headers, self._address) or await identities.identify(self._headers, self._address)
+        if isinstance(who, Rejection):
+            return who
+        self._principal = who
+        return who if "inference" in who.scopes else _NO_INFERENCE
 
     def _plan(self, who: Principal, body: bytes) -> Route | Rejection:
         """Think: read the body's facts, find the model, rank its deployments."""
@@ -167,7 +176,7 @@ class Exchange:
         if isinstance(total, Rejection):
             return total
         if who.cut and who.expires is not None:
-            total = min(total, max(who.expires - clock.wall(), 0.0))
+            total = min(total, clock.monotonic() - self._begun_at + max(who.expires - clock.wall(), 0.0))
         asked = total < model.deadlines.total
         self._deadlines = replace(model.deadlines, total=total) if asked else model.deadlines
         if model.name != request.model:
@@ -334,8 +343,8 @@ class Exchange:
             shadows = [f"{level}.{meter.value}" for level, meter in self._reservation.shadows]
             attributes["sluiceway.shadow_refusals"] = shadows
         if self._route is not None:
-            unpaid = [] if self._attempts is None else self._attempts.unpaid.values()
-            dropped = [f"{out.deployment.id}: {out.dropped}" for out in (*self._route.dropped, *unpaid)]
+            skipped = [] if self._attempts is None else self._attempts.skipped.values()
+            dropped = [f"{out.deployment.id}: {out.dropped}" for out in (*self._route.dropped, *skipped)]
             attributes["sluiceway.dropped"] = dropped
         return attributes
 

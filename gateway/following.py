@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+import structlog
+
 from gateway import clock
 from gateway.identity.changes import Feed
 from gateway.identity.records import Kind, Record
@@ -15,6 +17,8 @@ from gateway.identity.registry import Registry
 from gateway.store.door import StoreDown
 
 R = TypeVar("R", bound=Record)
+
+log = structlog.get_logger("sluiceway.following")
 
 AGAIN = 1.0
 """Seconds until a store that was away is asked again."""
@@ -54,6 +58,10 @@ class Following(Generic[R]):
             try:
                 await self._read()
             except StoreDown:
+                self._stale.set()
+                await asyncio.sleep(AGAIN)
+            except Exception:
+                log.exception("records cannot be followed; they are read again", kind=self._sort.kind)
                 self._stale.set()
                 await asyncio.sleep(AGAIN)
 

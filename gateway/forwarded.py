@@ -17,9 +17,14 @@ SCHEMES = frozenset({"http", "https"})
 
 @lru_cache(4096)
 def trusts(proxies: tuple[Network, ...], address: str) -> bool:
+    """Say whether `address` is a proxy's."""
+    return lies_in(proxies, address)
+
+
+def lies_in(networks: tuple[Network, ...], address: str) -> bool:
     """Say whether `address` lies in one of the networks; what is no address lies in none."""
     found = _address(address)
-    return found is not None and any(found in network for network in proxies)
+    return found is not None and any(found in network for network in networks)
 
 
 def origin(

@@ -46,7 +46,7 @@ GC_THRESHOLDS = (50_000, 50, 100)
 
 
 FEED_DEADLINE = 0.8
-"""Seconds in which the store must have said that nothing changed, or what: it is asked to wait 0.4 s for a change."""
+"""Seconds in which the store must have said that nothing changed, or what: it is asked to wait 0.2 s for a change."""
 
 
 class NothingToServeError(RuntimeError):

@@ -20,6 +20,9 @@ from policies.wishes import slighted
 BUDGET = "budget"
 """The reason that a deployment which costs money is out, where money has run out."""
 
+DRAINED = "drained by an operator"
+"""The reason that a deployment is out which takes no new calls."""
+
 
 def missing_api(api: API) -> str:
     """Return the reason that a deployment is out whose kind of engine does not serve `api`."""
@@ -68,7 +71,7 @@ def _facts(snapshot: Snapshot, request: InferenceRequest, reach: Reach, *, broke
     if (reach.local_only or reach.backends) and (why := out_of_reach(reach, deployment)):
         yield Exclusion(why, soft=False)
     if snapshot.drained:
-        yield Exclusion("drained by an operator", soft=False)
+        yield Exclusion(DRAINED, soft=False)
     if request.api not in dialect.apis:
         yield Exclusion(missing_api(request.api), soft=False)
     if broke and not free(deployment.price):

@@ -71,12 +71,12 @@ def next_step(
     budget: RetryBudget,
     *,
     now: float,
-    unpaid: Container[str] = (),
+    skipped: Container[str] = (),
 ) -> Step:
     """Return what to do after the failures in `tried`.
 
     `frozen`: seconds for which those that were tried have asked to be left alone from now on, by id; 0 for none.
-    `remaining`: seconds until the call's deadline. `unpaid`: ids of those whose price cannot be set aside.
+    `remaining`: seconds until the call's deadline. `skipped`: ids of those that may not be asked after all.
     """
     counted = [failure for _, failure in tried if failure.kind is not FailureKind.UNSUPPORTED]
     attempts = max(len(counted), len(tried) - MOST_FREE)
@@ -86,7 +86,7 @@ def next_step(
         return GIVE_UP  # a 500 twice is the request's doing more often than the engines'
     before = {candidate.deployment.id for candidate, _ in tried}
     large = [candidate for candidate in route.order if _larger(candidate, _outgrown(tried))]
-    left = tuple(c for c in large if c.deployment.id not in before and c.deployment.id not in unpaid)
+    left = tuple(c for c in large if c.deployment.id not in before and c.deployment.id not in skipped)
     step = Step(left) if left else _wait(large, tried, frozen, remaining)
     return step if step.candidates and (len(counted) <= 1 or budget.take(now)) else GIVE_UP
 
@@ -114,16 +114,16 @@ def passes(tried: Tried) -> bool:
 
 
 def verdict(
-    tried: Tried, api: API, *, tokens: int, remaining: float, back: float, unpaid: Iterable[Candidate] = ()
+    tried: Tried, api: API, *, tokens: int, remaining: float, back: float, skipped: Iterable[Candidate] = ()
 ) -> Rejection:
     """Say no to the caller of `api` after the failures in `tried`, none of which left an answer that may pass.
 
     The words name backends and kinds of failure, never an upstream's text. `tokens`: of prompt and output, about.
-    `back`: seconds until the first of those that were tried takes calls again. `unpaid`: those that were dropped since
+    `back`: seconds until the first of those that were tried takes calls again. `skipped`: those that were dropped since
     what they cost more could not be set aside.
     """
     failures = [f"{candidate.deployment.backend}: {f.kind.value}" for candidate, f in tried]
-    story = "; ".join([*failures, *(f"{out.deployment.backend}: not tried ({out.dropped})" for out in unpaid)])
+    story = "; ".join([*failures, *(f"{out.deployment.backend}: not tried ({out.dropped})" for out in skipped)])
     # Where a larger window was only away, the call may well be served later: its caller must not cut it down for good.
     larger = [f for c, f in tried if f.kind is not FailureKind.CONTEXT_OVERFLOW and _window(c) > _outgrown(tried)]
     judged = larger or [f for _, f in tried]

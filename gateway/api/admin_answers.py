@@ -15,6 +15,7 @@ from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
 from gateway.api.admin_fields import RULES
+from gateway.api.admin_requests import MAX_BODY
 from gateway.errors import error_headers
 from gateway.store.door import StoreDown
 from policies.rejections import Rejection
@@ -74,12 +75,20 @@ def conflict(message: str) -> HTTPException:
     return HTTPException(message, status_code=409)
 
 
-_NAMES = {404: "not_found", 409: "conflict", 412: "precondition_failed", 428: "precondition_required"}
+_NAMES = {
+    404: "not_found",
+    409: "conflict",
+    412: "precondition_failed",
+    413: "request_too_large",
+    428: "precondition_required",
+}
 _CODES = _NAMES | {
     400: "invalid_value",
     405: "method_not_allowed",
-    413: "request_too_large",
 }
+
+BODY = {"request_too_large": f"The body is larger than {MAX_BODY // 1024} KiB."}
+"""The description of the further answer of a route that takes a body."""
 
 CHANGING = {
     "precondition_failed": "If-Match names another version than the one that is there, which is told.",
@@ -101,7 +110,7 @@ def answer_http(request: AnyRequest, error: HTTPException) -> Response[ErrorAnsw
         if allowed:
             message += f" It takes {allowed}."
     else:
-        message = error.detail
+        message = BODY["request_too_large"] if status == 413 else error.detail
     body = ErrorBody(
         message=message,
         type="invalid_request_error" if status < 500 else "server_error",

@@ -13,13 +13,13 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.api.admin_answers import AnyRequest, noes, wrong
+from gateway.api.admin_answers import BODY, AnyRequest, noes, wrong
 from gateway.api.admin_authors import author_of
 from gateway.api.admin_fields import RULES, Reason
 from gateway.api.admin_parts import BackendView, Parts
 from gateway.api.admin_schemas import OptionalBody
-from gateway.identity.records import DrainRecord
-from gateway.identity.registry import Conflict
+from gateway.identity.records import Author, DrainRecord
+from gateway.identity.registry import Conflict, Registry
 from policies.reach import family
 
 BackendName = Annotated[
@@ -83,19 +83,14 @@ def _drain(parts: Parts) -> HTTPRouteHandler:
         description="Sends it no new calls, from any gateway, within a second; those that are there end as they would.",
         operation_class=OptionalBody,
         status_code=204,
-        responses=noes("A field is wrong.", not_found="There is no such backend."),
+        responses=noes("A field is wrong.", not_found="There is no such backend.", **BODY),
     )
     async def drain(request: AnyRequest, backend: BackendName, data: JSONBody[Drain | None] = None) -> None:
         reason = "" if data is None else data.reason
         if not reason.isprintable():
             raise wrong("reason", RULES["reason"])
         _demand_known(parts, backend)
-
-        record = DrainRecord(backend=backend, reason=reason)
-        there = await parts.registry.get(DrainRecord, backend)
-        before = None if there is None else there.record
-        if before != record:
-            await parts.registry.put(record, author_of(request), action="drain", expected=None, before=before)
+        await _write(parts.registry, DrainRecord(backend=backend, reason=reason), author_of(request))
 
     return drain
 
@@ -109,14 +104,33 @@ def _resume(parts: Parts) -> HTTPRouteHandler:
         responses=noes("The name is wrong.", not_found="There is no such backend."),
     )
     async def resume(request: AnyRequest, backend: BackendName) -> None:
-        there = await parts.registry.get(DrainRecord, backend)
-        if there is None:
+        if not await _end(parts.registry, backend, author_of(request)):
             _demand_known(parts, backend)
-            return
-        with suppress(Conflict):  # somebody else has ended it
-            await parts.registry.remove(there.record, author_of(request), expected=None, action="resume")
 
     return resume
+
+
+async def _write(registry: Registry, record: DrainRecord, author: Author) -> None:
+    """Drain a backend as `record` has it, which may be as it is already. Raises StoreDown."""
+    while True:
+        there = await registry.get(DrainRecord, record.backend)
+        expected, before = (0, None) if there is None else (there.version, there.record)
+        if before == record:
+            return
+        with suppress(Conflict):  # the audit tells what was replaced, so that is looked at again
+            await registry.put(record, author, action="drain", expected=expected, before=before)
+            return
+
+
+async def _end(registry: Registry, backend: str, author: Author) -> bool:
+    """End a drain; False where there is none. Raises StoreDown."""
+    while True:
+        there = await registry.get(DrainRecord, backend)
+        if there is None:
+            return False
+        with suppress(Conflict):
+            await registry.remove(there.record, author, expected=there.version, action="resume")
+            return True
 
 
 def _demand_known(parts: Parts, backend: str) -> None:

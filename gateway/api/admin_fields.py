@@ -69,7 +69,8 @@ RULES = {
     "organization": _NAME_RULE,
     "team": _NAME_RULE,
     "name": "must be 1 to 128 printable characters, at least one of them not a space",
-    "plan": "must be null or the name of a plan: 1 to 128 letters, digits, dots, underscores or hyphens",
+    "plan": "must be null or the name of a plan: 1 to 128 letters, digits, dots, underscores or hyphens, "
+    "and not . or ..",
     "meters": "must be null or an object with meters, as `plans` in gateway.yaml has them",
     "models": f"must be {_LIST} . _ : / -, with perhaps a * at the end",
     "backends": f"must be {_LIST} . _ : / @ [ ] -, with perhaps a * at the end",
@@ -80,7 +81,7 @@ RULES = {
     "characters",
     "scopes": "must be a list of one or more of inference, admin:read and admin:write, each once",
     "networks": f"must be null for all, or a list of 1 to {MOST_NAMES} addresses or ranges such as 10.0.0.0/8",
-    "expires": "must be in the future: unix seconds, an ISO time such as 2030-01-31T12:00Z, or 90d, 12h or 2w from now",
+    "expires": "must be unix seconds, an ISO time such as 2030-01-31T12:00Z, or 90d, 12h or 2w from now",
     "overlap": "must be a whole number of seconds from 0 to 2592000, which is 30 days",
     "reason": "must be up to 512 printable characters",
     "issuer": "must be the name of one of the file's `issuers`",

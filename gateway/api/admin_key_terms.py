@@ -32,6 +32,7 @@ from gateway.api.admin_parts import Parts
 from gateway.api.admin_terms import TermsBody, check_terms, terms_of
 from gateway.identity.key_making import blank
 from gateway.identity.records import KeyRecord
+from gateway.identity.registry import Named
 
 SECONDS: Final = {"h": 3600, "d": 86_400, "w": 604_800}
 
@@ -79,20 +80,22 @@ def changed(record: KeyRecord, data: KeyChange) -> KeyRecord:
     return replace(record, **told)
 
 
-async def check_key(parts: Parts, record: KeyRecord) -> None:
-    """Raise ValidationException where a key cannot be as `record` has it, and StoreDown."""
+async def check_key(parts: Parts, record: KeyRecord, before: KeyRecord | None) -> tuple[Named, ...]:
+    """Return the records that must be there for a key to be as `record` has it; `before`: what it replaces.
+
+    Raises ValidationException where it cannot be so, and StoreDown.
+    """
     if not printable(record.name):
         raise wrong("name", RULES["name"])
     if len(set(record.scopes)) < len(record.scopes):
         raise wrong("scopes", RULES["scopes"])
-    await check_terms(parts, record)
+    return await check_terms(parts, record, before)
 
 
 def moment(told: int | str) -> int:
-    """Return the unix second that a caller means, which is to come. Raises ValidationException."""
-    now = clock.wall()
-    at = told if isinstance(told, int) else _read(told, now)
-    if at is None or not now < at <= LAST_SECOND:
+    """Return the unix second that a caller means. Raises ValidationException."""
+    at = told if isinstance(told, int) else _read(told, clock.wall())
+    if at is None or at > LAST_SECOND:
         raise wrong("expires", RULES["expires"])
     return at
 
@@ -116,6 +119,8 @@ def _own(data: NewKey | KeyChange) -> dict[str, Any]:
         told["networks"] = tuple(dict.fromkeys(map(_network, told["networks"])))
     if told.get("expires") is not None:
         told["expires"] = moment(told["expires"])
+        if told["expires"] <= clock.wall():
+            raise wrong("expires", "must be in the future")
     return told
 
 

@@ -4,6 +4,8 @@ Law: a key's secret is in the answer that creates or replaces it and nowhere els
 the safe direction, and never waits for anybody.
 """
 
+import re
+from functools import partial
 from typing import Annotated, Any
 
 from litestar import Response, delete, get, patch, post
@@ -14,7 +16,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from gateway import clock
-from gateway.api.admin_answers import CHANGING, AnyRequest, conflict, noes
+from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes
 from gateway.api.admin_authors import author_of
 from gateway.api.admin_fields import KEY_ID, NAME
 from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made
@@ -22,11 +24,11 @@ from gateway.api.admin_paging import DEFAULT_PAGE, Limit
 from gateway.api.admin_parts import Parts
 from gateway.api.admin_schemas import OptionalBody
 from gateway.api.admin_terms import TermsAnswer, terms_of
-from gateway.api.admin_versions import ETAG, IfMatch, Versions, answer
+from gateway.api.admin_versions import ETAG, IfMatch, Versions, answer, needs_nothing
 from gateway.identity.key_making import create_key, rotate_key
 from gateway.identity.last_used import last_used
 from gateway.identity.records import KeyRecord
-from gateway.identity.registry import Conflict, Stored
+from gateway.identity.registry import Conflict, Lacking, Stored
 from policies.domain import Scope
 
 AnyOrganization = Annotated[str | None, QueryParameter(pattern=NAME, description="Only this organization's keys.")]
@@ -90,12 +92,19 @@ def _create(parts: Parts) -> HTTPRouteHandler:
         description="Makes an API key for a team of an organization, both of which are made if they are not there. "
         "The answer holds the key, which is not kept.",
         response_headers=ETAG,
-        responses=noes("A field is wrong."),
+        responses=noes(
+            "A field is wrong.",
+            conflict="Somebody removed its organization, its team or its plan just then.",
+            **BODY,
+        ),
     )
     async def create_key_route(request: AnyRequest, data: JSONBody[NewKey]) -> Response[SecretAnswer]:
         wanted = made(data)
-        await check_key(parts, wanted)
-        stored, key = await create_key(parts.registry, author_of(request), wanted)
+        requires = await check_key(parts, wanted, None)
+        try:
+            stored, key = await create_key(parts.registry, author_of(request), wanted, requires=requires)
+        except Lacking as lacking:
+            raise conflict(f"No key was made: {lacking}, since somebody removed it just now.") from lacking
         return answer(_secret(stored, None, key), stored.version, 201)
 
     return create_key_route
@@ -127,7 +136,7 @@ def _show(parts: Parts) -> HTTPRouteHandler:
         responses=noes("The id is wrong.", not_found="There is no such key."),
     )
     async def show_key(key_id: KeyID) -> Response[KeyAnswer]:
-        there = await parts.registry.get(KeyRecord, key_id)
+        there = await parts.registry.get(KeyRecord, _id(key_id))
         if there is None:
             raise _missing()
         return await _answer(parts, there)
@@ -143,19 +152,23 @@ def _change(parts: Parts) -> HTTPRouteHandler:
         "that of a plan. In force on every gateway within a second.",
         response_headers=ETAG,
         responses=noes(
-            "A field is wrong.", not_found="There is no such key.", conflict="The key is revoked.", **CHANGING
+            "A field is wrong.", not_found="There is no such key.", conflict="The key is revoked.", **BODY, **CHANGING
         ),
     )
     async def change_key(
         request: AnyRequest, key_id: KeyID, data: JSONBody[KeyChange], if_match: IfMatch = None
     ) -> Response[KeyAnswer]:
-        async def merged(before: KeyRecord) -> KeyRecord:
-            record = changed(_live(before), data)
-            await check_key(parts, record)
-            return record
+        def merged(before: KeyRecord) -> KeyRecord:
+            return changed(_live(before), data)
 
         stored = await Versions(parts.registry).change(
-            KeyRecord, key_id, merged, author_of(request), if_match=if_match, missing=_missing()
+            KeyRecord,
+            _id(key_id),
+            merged,
+            author_of(request),
+            if_match=if_match,
+            missing=_missing(),
+            needs=partial(check_key, parts),
         )
         return await _answer(parts, stored)
 
@@ -172,7 +185,10 @@ def _rotate(parts: Parts) -> HTTPRouteHandler:
         status_code=200,
         response_headers=ETAG,
         responses=noes(
-            "A field is wrong.", not_found="There is no such key.", conflict="The key is revoked, or has expired."
+            "A field is wrong.",
+            not_found="There is no such key.",
+            conflict="The key is revoked, or has expired.",
+            **BODY,
         ),
     )
     async def rotate(
@@ -180,7 +196,7 @@ def _rotate(parts: Parts) -> HTTPRouteHandler:
     ) -> Response[SecretAnswer]:
         overlap = OVERLAP if data is None else data.overlap
         while True:
-            there = await parts.registry.get(KeyRecord, key_id)
+            there = await parts.registry.get(KeyRecord, _id(key_id))
             if there is None:
                 raise _missing()
             expires = _live(there.record).expires
@@ -204,14 +220,28 @@ def _revoke(parts: Parts) -> HTTPRouteHandler:
         responses=noes("The id is wrong.", not_found="There is no such key."),
     )
     async def revoke_key(request: AnyRequest, key_id: KeyID) -> None:
-        async def revoked(before: KeyRecord) -> KeyRecord:
+        def revoked(before: KeyRecord) -> KeyRecord:
             return replace(before, revoked=True, former=None)
 
         await Versions(parts.registry).change(
-            KeyRecord, key_id, revoked, author_of(request), if_match="*", missing=_missing(), action="revoke"
+            KeyRecord,
+            _id(key_id),
+            revoked,
+            author_of(request),
+            if_match="*",
+            missing=_missing(),
+            needs=needs_nothing,
+            action="revoke",
         )
 
     return revoke_key
+
+
+def _id(told: str) -> str:
+    """Return what may be an id: a whole key in its place, put there by mistake, goes no further. Raises NotFound."""
+    if re.fullmatch(KEY_ID, told) is None:
+        raise _missing()
+    return told
 
 
 def _missing() -> NotFoundException:

@@ -4,7 +4,7 @@ Law: one list for the store's and the file's, in the order of their names; what 
 changed. An organization with keys or teams is not removed from under them.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
 
@@ -15,15 +15,15 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
-from gateway.api.admin_answers import CHANGING, AnyRequest, conflict, noes, wrong
+from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes, wrong
 from gateway.api.admin_authors import author_of
 from gateway.api.admin_fields import NAME, RULES
 from gateway.api.admin_paging import DEFAULT_PAGE, Limit, NameCursor, merged
 from gateway.api.admin_parts import Parts
-from gateway.api.admin_terms import TermsAnswer, TermsBody, check_terms, plan_in_force, terms_of
+from gateway.api.admin_terms import TermsAnswer, TermsBody, check_terms, demand_active, plan_in_force, terms_of
 from gateway.api.admin_versions import ETAG, IfMatch, IfNoneMatch, Versions, answer
 from gateway.identity.records import KeyRecord, OrganizationRecord, TeamRecord
-from gateway.identity.registry import Stored
+from gateway.identity.registry import Registry, Stored
 
 OrganizationName = Annotated[str, PathParameter(pattern=NAME, description="The organization's name.")]
 
@@ -100,7 +100,7 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         description="Takes the whole of it: what the body leaves out is as it is by default.",
         response_headers=ETAG,
         responses={
-            **noes("A field is wrong.", **CHANGING),
+            **noes("A field is wrong.", **BODY, **CHANGING),
             201: ResponseSpec(OrganizationAnswer, description="It is new.", generate_examples=False),
         },
     )
@@ -114,9 +114,12 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         record = OrganizationRecord(name=organization, time_zone=data.time_zone, **terms_of(data))
         if record.time_zone is not None and record.time_zone not in _zones():
             raise wrong("time_zone", RULES["time_zone"])
-        await check_terms(parts, record)
         stored, new = await Versions(parts.registry).put(
-            record, author_of(request), if_match=if_match, if_none_match=if_none_match
+            record,
+            author_of(request),
+            if_match=if_match,
+            if_none_match=if_none_match,
+            needs=partial(check_terms, parts),
         )
         return answer(_told(parts, organization, stored), stored.version, 201 if new else 200)
 
@@ -127,32 +130,45 @@ def _remove(parts: Parts) -> HTTPRouteHandler:
     @delete(
         "/organizations/{organization:str}",
         summary="Remove an organization",
-        description="Removes its record, once it has neither teams nor keys that are not revoked.",
+        description="Removes its record, once it has neither teams nor keys that are not revoked, and while it is "
+        "active.",
         responses=noes(
             "The name is wrong.",
             not_found="There is no such organization.",
-            conflict="It has keys or teams, or is only in the file.",
+            conflict="It has keys or teams, is suspended, or is only in the file.",
             **CHANGING,
         ),
     )
     async def remove_organization(
         request: AnyRequest, organization: OrganizationName, if_match: IfMatch = None
     ) -> None:
-        registry = parts.registry
-        teams = len(await registry.every(TeamRecord, organization=organization))
-        live = sum(not one.record.revoked for one in await registry.every(KeyRecord, organization=organization))
-        there = await registry.get(OrganizationRecord, organization)
-        if there is not None and (teams or live):
-            raise conflict(
-                f"The organization still has teams: {teams}, and keys that are not revoked: {live}. "
-                "Revoke the keys and remove the teams first, or suspend the organization: PUT it as suspended."
-            )
-        if not await Versions(registry).remove(OrganizationRecord, organization, author_of(request), if_match=if_match):
+        gone = await Versions(parts.registry).remove(
+            OrganizationRecord,
+            organization,
+            author_of(request),
+            if_match=if_match,
+            demand_unneeded=partial(_demand_unneeded, parts.registry),
+        )
+        if not gone:
             if organization in parts.organizations:
                 raise conflict("This organization is only in gateway.yaml; take it out there.")
             raise missing(organization)
 
     return remove_organization
+
+
+async def _demand_unneeded(registry: Registry, organization: OrganizationRecord) -> None:
+    """Raise HTTPException where the record of an organization must stay, and StoreDown."""
+    name = organization.name
+    teams = len(await registry.every(TeamRecord, organization=name))
+    live = sum(not one.record.revoked for one in await registry.every(KeyRecord, organization=name))
+    if teams or live:
+        raise conflict(
+            f"The organization still has teams: {teams}, and keys that are not revoked: {live}. Revoke the keys and "
+            "remove the teams first, or suspend the organization: PUT it as suspended "
+            f"(`sluiceway orgs set {name} --state suspended`)."
+        )
+    demand_active(organization, f"orgs set {name}")
 
 
 def missing(organization: str) -> NotFoundException:

@@ -4,6 +4,7 @@ Law: a plan that cannot be counted is not kept, and none is removed that somebod
 place of the file's of that name; without it the file's is in force again.
 """
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from litestar import Response, delete, get, put
@@ -13,12 +14,12 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 from msgspec import Struct
 
-from gateway.api.admin_answers import CHANGING, AnyRequest, conflict, noes
+from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes
 from gateway.api.admin_authors import author_of
 from gateway.api.admin_fields import PLAN
 from gateway.api.admin_parts import Parts
 from gateway.api.admin_terms import compiled
-from gateway.api.admin_versions import ETAG, IfMatch, IfNoneMatch, Versions, answer
+from gateway.api.admin_versions import ETAG, IfMatch, IfNoneMatch, Versions, answer, needs_nothing
 from gateway.config.settings import STANDARD
 from gateway.config.stored import document_of
 from gateway.identity.records import KeyRecord, OrganizationRecord, PlanRecord, TeamRecord, Terms
@@ -90,7 +91,7 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         "all who have it.",
         response_headers=ETAG,
         responses={
-            **noes("The plan has mistakes; each is told.", **CHANGING),
+            **noes("The plan has mistakes; each is told.", **BODY, **CHANGING),
             201: ResponseSpec(PlanAnswer, description="It is new.", generate_examples=False),
         },
     )
@@ -105,7 +106,7 @@ def _put(parts: Parts) -> HTTPRouteHandler:
 
         record = PlanRecord(name=plan, plan=data)
         stored, new = await Versions(parts.registry).put(
-            record, author_of(request), if_match=if_match, if_none_match=if_none_match
+            record, author_of(request), if_match=if_match, if_none_match=if_none_match, needs=needs_nothing
         )
         return answer(_told(parts, plan, stored), stored.version, 201 if new else 200)
 
@@ -125,14 +126,25 @@ def _remove(parts: Parts) -> HTTPRouteHandler:
         ),
     )
     async def remove_plan(request: AnyRequest, plan: PlanID, if_match: IfMatch = None) -> None:
-        if plan not in parts.plans and (held := await _held(parts.registry, plan)):
-            raise conflict(f"{_listed(held)} held to this plan. Give them another first.")
-        if not await Versions(parts.registry).remove(PlanRecord, plan, author_of(request), if_match=if_match):
+        gone = await Versions(parts.registry).remove(
+            PlanRecord,
+            plan,
+            author_of(request),
+            if_match=if_match,
+            demand_unneeded=partial(_demand_unneeded, parts),
+        )
+        if not gone:
             if plan in parts.plans:
                 raise conflict("This plan is not in the store: it comes from gateway.yaml, or is the built-in one.")
             raise _missing(plan)
 
     return remove_plan
+
+
+async def _demand_unneeded(parts: Parts, plan: PlanRecord) -> None:
+    """Raise HTTPException where the record of a plan must stay, and StoreDown."""
+    if plan.name not in parts.plans and (held := await _held(parts.registry, plan.name)):
+        raise conflict(f"{_listed(held)} held to this plan. Give them another first.")
 
 
 async def _held(registry: Registry, plan: str) -> list[str]:

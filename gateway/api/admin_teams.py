@@ -3,7 +3,7 @@
 Law: as for organizations: one list for the store's and the file's, and no team is removed from under its keys.
 """
 
-from contextlib import suppress
+from functools import partial
 from typing import Annotated, Literal
 
 from litestar import Response, delete, get, put
@@ -13,16 +13,17 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
 from msgspec import Struct
 
-from gateway.api.admin_answers import CHANGING, AnyRequest, conflict, noes
+from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes
 from gateway.api.admin_authors import author_of
 from gateway.api.admin_fields import NAME
 from gateway.api.admin_organizations import OrganizationName, missing
 from gateway.api.admin_paging import DEFAULT_PAGE, Limit, NameCursor, merged
 from gateway.api.admin_parts import Parts
-from gateway.api.admin_terms import TermsAnswer, TermsBody, check_terms, plan_in_force, terms_of
+from gateway.api.admin_terms import TermsAnswer, TermsBody, check_terms, demand_active, plan_in_force, terms_of
 from gateway.api.admin_versions import ETAG, IfMatch, IfNoneMatch, Versions, answer
+from gateway.identity.key_making import bring
 from gateway.identity.records import KeyRecord, OrganizationRecord, TeamRecord
-from gateway.identity.registry import Conflict, Stored
+from gateway.identity.registry import Named, Registry, Stored
 from policies.domain import Plan
 
 TeamName = Annotated[str, PathParameter(pattern=NAME, description="The team's name.")]
@@ -101,7 +102,7 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         "Its organization is made if there is none of that name.",
         response_headers=ETAG,
         responses={
-            **noes("A field is wrong.", **CHANGING),
+            **noes("A field is wrong.", **BODY, **CHANGING),
             201: ResponseSpec(TeamAnswer, description="It is new.", generate_examples=False),
         },
     )
@@ -114,14 +115,16 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
     ) -> Response[TeamAnswer]:
-        record = TeamRecord(organization=organization, name=team, **terms_of(data))
-        await check_terms(parts, record)
-        if await parts.registry.get(OrganizationRecord, organization) is None:
-            with suppress(Conflict):  # somebody was faster
-                made = OrganizationRecord(name=organization)
-                await parts.registry.put(made, author_of(request), action="create", expected=0)
+        async def needs(record: TeamRecord, before: TeamRecord | None) -> tuple[Named, ...]:
+            plan = await check_terms(parts, record, before)
+            return (*await bring(parts.registry, author_of(request), record), *plan)
+
         stored, new = await Versions(parts.registry).put(
-            record, author_of(request), if_match=if_match, if_none_match=if_none_match
+            TeamRecord(organization=organization, name=team, **terms_of(data)),
+            author_of(request),
+            if_match=if_match,
+            if_none_match=if_none_match,
+            needs=needs,
         )
         return answer(_told(parts, organization, team, stored), stored.version, 201 if new else 200)
 
@@ -132,31 +135,43 @@ def _remove(parts: Parts) -> HTTPRouteHandler:
     @delete(
         "/organizations/{organization:str}/teams/{team:str}",
         summary="Remove a team",
-        description="Removes its record, once it has no keys that are not revoked.",
+        description="Removes its record, once it has no keys that are not revoked, and while it is active.",
         responses=noes(
             "A name is wrong.",
             not_found="There is no such team.",
-            conflict="It has keys, or is only in the file.",
+            conflict="It has keys, is suspended, or is only in the file.",
             **CHANGING,
         ),
     )
     async def remove_team(
         request: AnyRequest, organization: OrganizationName, team: TeamName, if_match: IfMatch = None
     ) -> None:
-        registry, name = parts.registry, _id(organization, team)
-        keys = [one.record for one in await registry.every(KeyRecord, organization=organization)]
-        live = sum(key.team == team and not key.revoked for key in keys)
-        if live and await registry.get(TeamRecord, name) is not None:
-            raise conflict(
-                f"The team still has keys that are not revoked: {live}. Revoke them first, or suspend the team: PUT it "
-                "as suspended."
-            )
-        if not await Versions(registry).remove(TeamRecord, name, author_of(request), if_match=if_match):
+        gone = await Versions(parts.registry).remove(
+            TeamRecord,
+            _id(organization, team),
+            author_of(request),
+            if_match=if_match,
+            demand_unneeded=partial(_demand_unneeded, parts.registry),
+        )
+        if not gone:
             if team in _of_file(parts, organization):
                 raise conflict("This team is only in gateway.yaml; take it out there.")
             raise _missing(organization, team)
 
     return remove_team
+
+
+async def _demand_unneeded(registry: Registry, team: TeamRecord) -> None:
+    """Raise HTTPException where the record of a team must stay, and StoreDown."""
+    command = f"teams set {team.organization} {team.name}"
+    keys = [one.record for one in await registry.every(KeyRecord, organization=team.organization)]
+    live = sum(key.team == team.name and not key.revoked for key in keys)
+    if live:
+        raise conflict(
+            f"The team still has keys that are not revoked: {live}. Revoke them first, or suspend the team: PUT it as "
+            f"suspended (`sluiceway {command} --state suspended`)."
+        )
+    demand_active(team, command)
 
 
 def _id(organization: str, team: str) -> str:

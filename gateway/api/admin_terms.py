@@ -1,7 +1,8 @@
 """What organizations, teams and keys have in common: the terms that each is held to, as callers write and read them.
 
 Law: terms are kept only if every gateway can keep them: a plan that nobody knows, or meters that cannot be counted, are
-refused with what would be right.
+refused with what would be right. Only what changes is judged: that a plan has left the file keeps nobody from
+suspending a tenant.
 """
 
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from litestar.exceptions import ValidationException
 from msgspec import UNSET, Struct
 
-from gateway.api.admin_answers import wrong
+from gateway.api.admin_answers import conflict, wrong
 from gateway.api.admin_fields import RULES, Backends, Metadata, Models, PlanName, State
 from gateway.api.admin_parts import Parts
 from gateway.config.mistakes import ConfigError
 from gateway.identity.records import PlanRecord, Terms
+from gateway.identity.registry import Named
 from policies.domain import Plan
 
 
@@ -47,18 +49,32 @@ def terms_of(one: Struct) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not UNSET}
 
 
-async def check_terms(parts: Parts, terms: Terms) -> None:
-    """Raise ValidationException where the terms of a record cannot be kept, and StoreDown."""
+async def check_terms(parts: Parts, terms: Terms, before: Terms | None) -> tuple[Named, ...]:
+    """Return the records that must be there for the terms of a record to be kept; `before`: what it replaces.
+
+    Raises ValidationException where they cannot be kept, and StoreDown.
+    """
     if terms.plan is not None and terms.meters is not None:
         raise wrong("meters", "there is a plan as well; give either, and null for the other")
     if any(not (key.isprintable() and value.isprintable()) for key, value in terms.metadata.items()):
         raise wrong("metadata", RULES["metadata"])
-    if terms.meters is not None:
+    if terms.meters is not None and (before is None or terms.meters != before.meters):
         compiled(parts, f"own meters of {terms.id}", terms.meters, "meters")
-    if terms.plan is None or terms.plan in parts.plans or await parts.registry.get(PlanRecord, terms.plan) is not None:
-        return
+    if terms.plan is None or terms.plan in parts.plans or (before is not None and terms.plan == before.plan):
+        return ()
+    if await parts.registry.get(PlanRecord, terms.plan) is not None:
+        return ((PlanRecord, terms.plan),)
     known = {one.record.name for one in await parts.registry.every(PlanRecord)} | set(parts.plans)
     raise wrong("plan", f"there is no plan {terms.plan!r}; known: {', '.join(sorted(known))}")
+
+
+def demand_active(tenant: Terms, command: str) -> None:
+    """Raise HTTPException where a tenant is suspended; `command` of `sluiceway` sets its terms."""
+    if tenant.state == "suspended":
+        raise conflict(
+            f"The {tenant.kind} is suspended, and its record may be all that keeps its callers out. If they may come "
+            f"in again, make it active first (`sluiceway {command} --state active`)."
+        )
 
 
 def compiled(parts: Parts, name: str, document: dict[str, Any], field: str | None = None) -> Plan:
@@ -69,12 +85,18 @@ def compiled(parts: Parts, name: str, document: dict[str, Any], field: str | Non
     try:
         return parts.compile_plan(name, document)
     except ConfigError as error:
-        within = "" if field is None else f"{field}."
         told = [
-            {"key": f"{within}{one.where}", "message": f"{one.message}; {one.remedy}", "ours": True}
+            {"key": _place(one.where, field), "message": f"{one.message}; {one.remedy}", "ours": True}
             for one in error.mistakes
         ]
         raise ValidationException("The plan has mistakes.", extra=told) from error
+
+
+def _place(where: str, field: str | None) -> str:
+    """Return where in a body a mistake of a plan is, which is `plan` where it is of all of it."""
+    if field is None:
+        return where
+    return field if where == "plan" else f"{field}.{where}"
 
 
 def plan_in_force(terms: Terms | None, of_file: Plan | None) -> str | None:

@@ -2,10 +2,13 @@
 
 Law: nobody overwrites what he has not read. A record's ETag is its version; the store itself compares it with the one
 that a change names, so of two changes of one version exactly one is made. What changes nothing is not written.
+Nothing that is needed is gone: what a record needs must be there as it is written, and what came to need one while it
+was removed brings it back.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from litestar import Response
@@ -14,8 +17,10 @@ from litestar.exceptions import HTTPException
 from litestar.params import HeaderParameter
 
 from gateway.api.admin_answers import wrong
+from gateway.identity.key_making import bare, bring
 from gateway.identity.records import Author, Record
-from gateway.identity.registry import Conflict, Registry, Stored
+from gateway.identity.registry import Conflict, Lacking, Named, Registry, Stored
+from gateway.store.door import StoreDown
 
 R = TypeVar("R", bound=Record)
 A = TypeVar("A")
@@ -49,11 +54,18 @@ class Versions:
         self._registry = registry
 
     async def put(
-        self, record: R, author: Author, *, if_match: str | None, if_none_match: str | None
+        self,
+        record: R,
+        author: Author,
+        *,
+        if_match: str | None,
+        if_none_match: str | None,
+        needs: Callable[[R, R | None], Awaitable[Sequence[Named]]],
     ) -> tuple[Stored[R], bool]:
         """Write `record` in place of the one of its name, or anew; return it, and whether it is new.
 
-        Raises what `allowed` raises.
+        `needs` takes it and what it replaces, raises where it cannot be, and returns the records that must be there.
+        It is asked once the headers allow the change. Raises what `allowed` and `needs` raise.
         """
         while True:
             there = await self._registry.get(type(record), record.id)
@@ -61,9 +73,12 @@ class Versions:
             if there is not None and there.record == record:
                 return there, False
             action, before = ("create", None) if there is None else ("update", there.record)
+            requires = await needs(record, before)
             try:
-                version = await self._registry.put(record, author, action=action, expected=expected, before=before)
-            except Conflict:
+                version = await self._registry.put(
+                    record, author, action=action, expected=expected, before=before, requires=requires
+                )
+            except (Conflict, Lacking):
                 continue  # the next look says what of it: the headers may allow the new one
             return Stored(record, version), there is None
 
@@ -71,45 +86,86 @@ class Versions:
         self,
         sort: type[R],
         name: str,
-        make: Callable[[R], Awaitable[R]],
+        make: Callable[[R], R],
         author: Author,
         *,
         if_match: str | None,
         missing: HTTPException,
+        needs: Callable[[R, R | None], Awaitable[Sequence[Named]]],
         action: str = "update",
     ) -> Stored[R]:
         """Write what `make` makes of the record that is there, and return it; raise `missing` where there is none.
 
-        `make` may raise, and is called again where another author was faster. Raises what `allowed` raises.
+        `make` may raise, and is called again where another author was faster; `needs` is as for `put`. Raises what
+        they and `allowed` raise.
         """
         while True:
             there = await self._registry.get(sort, name)
             if there is None:
                 raise missing
             expected = allowed(there, if_match)
-            record = await make(there.record)
+            record = make(there.record)
             if record == there.record:
                 return there
+            requires = await needs(record, there.record)
             try:
                 version = await self._registry.put(
-                    record, author, action=action, expected=expected, before=there.record
+                    record, author, action=action, expected=expected, before=there.record, requires=requires
                 )
-            except Conflict:
+            except (Conflict, Lacking):
                 continue
             return Stored(record, version)
 
-    async def remove(self, sort: type[R], name: str, author: Author, *, if_match: str | None) -> bool:
-        """Remove a record; False where there is none. Raises what `allowed` raises."""
+    async def remove(
+        self,
+        sort: type[R],
+        name: str,
+        author: Author,
+        *,
+        if_match: str | None,
+        demand_unneeded: Callable[[R], Awaitable[None]],
+    ) -> bool:
+        """Remove a record; False where there is none.
+
+        `demand_unneeded` raises HTTPException where it must stay. It looks before, and again once the record is gone:
+        whoever needs it from then on finds it missing, and for who came between it is put back. Raises what `allowed`
+        and `demand_unneeded` raise.
+        """
         while True:
             there = await self._registry.get(sort, name)
             if there is None:
                 return False
             expected = allowed(there, if_match)
+            await demand_unneeded(there.record)
             try:
                 await self._registry.remove(there.record, author, expected=expected)
             except Conflict:
                 continue
+            try:
+                await demand_unneeded(there.record)
+            except (HTTPException, StoreDown):
+                await self._put_back(there.record, author)
+                raise
             return True
+
+    async def _put_back(self, record: Record, author: Author) -> None:
+        """Write what was removed again, unless somebody has written another; one that a key brought along gives way."""
+        while True:
+            there = await self._registry.get(type(record), record.id)
+            if there is not None and (there.record == record or there.record != bare(record)):
+                return
+            expected, before = (0, None) if there is None else (there.version, there.record)
+            requires = await bring(self._registry, author, record)
+            with suppress(Conflict, Lacking):
+                await self._registry.put(
+                    record, author, action="restore", expected=expected, before=before, requires=requires
+                )
+                return
+
+
+async def needs_nothing(_: Record, __: Record | None) -> tuple[Named, ...]:
+    """Say that a record may be as it is, and needs no other."""
+    return ()
 
 
 def allowed(there: Stored[Any] | None, if_match: str | None, if_none_match: str | None = None) -> int:

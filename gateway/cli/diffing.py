@@ -1,7 +1,9 @@
 """What has to change for the store to say what a tenants file says: computed, not done.
 
 Law: pure, values in and values out. Steps stand in an order that works: a plan before whoever names it, an organization
-before its teams, and what is deleted last and the other way round. What is only in the store is deleted on request.
+before its teams, and what is deleted last and the other way round. What is only in the store is deleted on request. A
+suspension is lifted by nobody's silence: where the file says no state the store's stays, and what is suspended is not
+deleted.
 """
 
 from collections.abc import Mapping
@@ -91,14 +93,15 @@ def outlook(wanted: Mapping[Target, Document], stored: Mapping[Target, Kept], *,
     found = [_step(target, body, stored.get(target)) for target, body in sorted(wanted.items(), key=_rank)]
     steps = [step for step in found if step is not None]
     extra = sorted(((target, kept) for target, kept in stored.items() if target not in wanted), key=_rank)
-    if prune:
-        steps += [
-            Step("delete", target, changes(target.kind, kept.body, {}), version=kept.version)
-            for target, kept in reversed(extra)
-        ]
+    gone = [(target, kept) for target, kept in extra if prune and kept.body.get("state") != "suspended"]
+    steps += [
+        Step("delete", target, changes(target.kind, kept.body, {}), version=kept.version)
+        for target, kept in reversed(gone)
+    ]
+    going = {target for target, _ in gone}
     return Outlook(
         steps=tuple(steps),
-        kept=() if prune else tuple(target for target, _ in extra),
+        kept=tuple(target for target, _ in extra if target not in going),
         right=len(found) - sum(step is not None for step in found),
     )
 
@@ -114,6 +117,8 @@ def _step(target: Target, body: Document, kept: Kept | None) -> Step | None:
     """Return what makes one record right, None where it is."""
     if kept is None:
         return Step("create", target, changes(target.kind, {}, body), body)
+    if "state" in kept.body and "state" not in body:
+        body = {**body, "state": kept.body["state"]}
     differ = changes(target.kind, kept.body, body)
     return Step("update", target, differ, body, kept.version) if differ else None
 

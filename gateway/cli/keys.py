@@ -14,8 +14,19 @@ from gateway.cli.editing import patch, tell
 from gateway.cli.groups import Group
 from gateway.cli.terms import duration, merged, terms
 
+ID_LENGTH = 12
+"""Characters of a key's id, which stand after `sw_`."""
+
 LIMITS = ("plan", "meters", "models", "backends", "local_only", "scopes", "networks", "expires", "metadata")
 """What may be said of a key when it is made."""
+
+
+def _id_of(_: click.Context, __: click.Parameter, told: str) -> str:
+    """Return the id: of a whole key, which somebody may paste, no more than that goes anywhere."""
+    return told[3 : 3 + ID_LENGTH] if told.startswith("sw_") else told
+
+
+_key_id = click.argument("key_id", metavar="ID", callback=_id_of)
 
 
 @click.group("keys", cls=Group)
@@ -55,7 +66,7 @@ def list_(*, org: str | None, url: str, admin_key_file: Path | None, as_json: bo
 
 
 @command.command("show")
-@click.argument("key_id", metavar="ID")
+@_key_id
 @admin_options
 def show(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """Show one key, without its secret."""
@@ -64,7 +75,7 @@ def show(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -
 
 
 @command.command("set")
-@click.argument("key_id", metavar="ID")
+@_key_id
 @terms("name", *LIMITS, "state", clearable=True)
 @admin_options
 def set_(*, key_id: str, given: Document, url: str, admin_key_file: Path | None, as_json: bool) -> None:
@@ -73,7 +84,7 @@ def set_(*, key_id: str, given: Document, url: str, admin_key_file: Path | None,
 
 
 @command.command("rotate")
-@click.argument("key_id", metavar="ID")
+@_key_id
 @click.option(
     "--overlap",
     type=duration,
@@ -90,7 +101,7 @@ def rotate(*, key_id: str, overlap: int, url: str, admin_key_file: Path | None, 
 
 
 @command.command("revoke")
-@click.argument("key_id", metavar="ID")
+@_key_id
 @admin_options
 def revoke(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """Refuse the key with this ID (the 12 characters after `sw_`) from now on, on every gateway within a second."""

@@ -17,7 +17,10 @@ from gateway.config.values import text
 R = TypeVar("R", bound=Row)
 
 NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
-"""Names of models and backends."""
+"""Names of models."""
+
+BACKEND = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:-]{1,128}")
+"""Names of backends, which are a part of the admin API's paths."""
 
 PLAIN_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,128}")
 """Names of plans and issuers: they become parts of the store's keys."""
@@ -33,6 +36,7 @@ BACKENDS = re.compile(r"[A-Za-z0-9._:/@\[\]-]{1,128}\*?")
 
 _RULES = {
     NAME: "use 1 to 128 letters, digits and . _ : / -",
+    BACKEND: "use 1 to 128 letters, digits and . _ : -, and more than dots",
     PLAIN_NAME: "use 1 to 128 letters, digits and . _ -, and more than dots",
     TENANT: "use 1 to 64 letters, digits and . _ -, and more than dots",
     MODELS: "use 1 to 128 letters, digits and . _ : / -, and a * at the end for every name that begins so",

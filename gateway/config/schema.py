@@ -12,7 +12,7 @@ from msgspec import field
 
 from gateway.config import amounts, values
 from gateway.config.issuers import IssuerRow
-from gateway.config.lists import NAME, PLAIN_NAME, TENANT, Item, each, named, names, section, words
+from gateway.config.lists import BACKEND, NAME, PLAIN_NAME, TENANT, Item, each, named, names, section, words
 from gateway.config.plans import PLAN, PlanRow
 from gateway.config.reading import Key, Row
 from gateway.config.settings import KINDS, TRANSPORTS, Limits
@@ -214,7 +214,7 @@ class FileRow(Row, frozen=True, kw_only=True):
     admin: Annotated[AdminRow, Key(section(AdminRow))] = field(default_factory=AdminRow)
     store: Annotated[StoreRow, Key(section(StoreRow))] = field(default_factory=StoreRow)
     limits: Annotated[LimitsRow, Key(section(LimitsRow))] = field(default_factory=LimitsRow)
-    backends: Annotated[dict[str, BackendRow], Key(named(BackendRow, NAME, _SOME_BACKEND), _SOME_BACKEND)] = field(
+    backends: Annotated[dict[str, BackendRow], Key(named(BackendRow, BACKEND, _SOME_BACKEND), _SOME_BACKEND)] = field(
         default_factory=dict
     )
     models: Annotated[dict[str, ModelRow] | None, Key(named(ModelRow, NAME, _SOME_MODEL))] = None

@@ -14,9 +14,10 @@ import structlog
 from msgspec import Struct
 
 from gateway import clock
+from gateway.identity.fence import fence, read_fence
 from gateway.identity.records import Kind
-from gateway.identity.registry import CHANGES, HISTORY, VERSION
-from gateway.store.door import Command, Store, StoreDown
+from gateway.identity.registry import CHANGES
+from gateway.store.door import Store, StoreDown
 
 log = structlog.get_logger("sluiceway.identity")
 
@@ -34,18 +35,6 @@ PAUSE = 0.1
 
 EPOCHS_KEPT = 100
 """Epochs whose end is remembered."""
-
-FENCE = """#!lua
-local told = redis.pcall('INFO', 'replication')
-local line = type(told) == 'string' and string.match(told, 'master_replid:(%x+)')
-redis.call('SET', KEYS[2], ARGV[1], 'NX')
-return {redis.call('GET', KEYS[1]), (line or '') .. redis.call('GET', KEYS[2])}"""
-"""The last version, and the name of the history: the server's, which a failover changes, and one of the records' own,
-which goes with them if all of them go.
-
-As a script that may write it is refused where nothing may be written: by a replica, by a master that has lost its
-replicas (`min-replicas-to-write`), whose word about what was changed counts for nothing.
-"""
 
 Told = Callable[[Kind, str, int], None]
 
@@ -65,12 +54,14 @@ class _Hole(Exception):  # noqa: N818 - a state of the world, not a programming 
 class Feed:
     """The changes of all records, from when it was started. `now`: monotonic seconds.
 
-    `epoch` grows whenever there may be a hole; it is 0 before the first answer.
+    `epoch` grows whenever there may be a hole; it is 0 before the first answer. `history`: the name of the history that
+    it tells of (`fence.py`).
     """
 
     def __init__(self, store: Store, now: Callable[[], float] = clock.monotonic) -> None:
         """`store`: one of its own, as every poll blocks; its deadline is longer than `BLOCK_MS` and 0.1 s."""
         self.epoch = 0
+        self.history = b""
         self._store = store
         self._now = now
         self._told: list[Told] = []
@@ -79,7 +70,6 @@ class Feed:
         self._sent = -math.inf
         self._last: int | None = None  # None: history has to be begun anew
         self._connects = 0
-        self._history = b""
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -136,10 +126,10 @@ class Feed:
     async def _begin(self) -> None:
         """Begin a new epoch at the last version there is: whatever is read from now on is at least as new."""
         sent = self._now()
-        (fence,) = await self._store.send(_fence())
-        version, self._history = _told(fence)
+        (reply,) = await self._store.send(fence())
+        told = read_fence(reply)
         self._connects = self._store.connects
-        self._last = version
+        self._last, self.history = told.version, told.history
         self.epoch += 1
         self._hear(sent)
         for callback in self._renewed:
@@ -149,8 +139,9 @@ class Feed:
         """Wait for changes after `last` and tell them. Raises _Hole and StoreDown."""
         sent = self._now()
         after = ("XREAD", "BLOCK", BLOCK_MS, "STREAMS", CHANGES, f"{last}-0")
-        fence, entries = await self._store.send(_fence(), after)
-        version, history = _told(fence)
+        reply, entries = await self._store.send(fence(), after)
+        told = read_fence(reply)
+        version = told.version
         changes = _changes(entries)
         for change in changes:  # whatever is wrong with them, nobody may go on believing what they are about
             for callback in self._told:
@@ -158,7 +149,7 @@ class Feed:
         numbers = [change.version for change in changes]
         if self._store.connects != self._connects:
             raise _Hole("the connection is another")
-        if history != self._history:
+        if told.history != self.history:
             raise _Hole("the store is another server")
         if version < last:
             raise _Hole(f"the store is at version {version}, {last} was seen")
@@ -173,15 +164,6 @@ class Feed:
         self._sent = self._proven[self.epoch] = sent
         if len(self._proven) > EPOCHS_KEPT:
             del self._proven[next(iter(self._proven))]
-
-
-def _fence() -> Command:
-    return ("EVAL", FENCE, 2, VERSION, HISTORY, clock.token_hex(8))
-
-
-def _told(fence: list[Any]) -> tuple[int, bytes]:
-    version, history = fence
-    return int(version or 0), history
 
 
 def _changes(reply: dict[bytes, Any]) -> list[Change]:

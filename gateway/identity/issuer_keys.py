@@ -163,7 +163,7 @@ class IssuerKeys:
         if told.get("issuer") != self._issuer.issuer:  # section 4.3: it could be another one's
             raise Undelivered(f"{url} is the configuration of another issuer: `issuer` has to be the same, exactly")
         place = told.get("jwks_uri")
-        if not isinstance(place, str) or not is_safe(place):
+        if not isinstance(place, str) or not is_safe(place, local=url.startswith("http:")):
             raise Undelivered(f"{url} does not say an https address of keys (jwks_uri)")
         return place
 
@@ -171,8 +171,11 @@ class IssuerKeys:
         return await download(url, within=PATIENCE, longest=LONGEST, ca=self._issuer.ca)
 
 
-def is_safe(url: str) -> bool:
-    """Whether keys can be taken from there: over https, or from this very machine."""
+def is_safe(url: str, *, local: bool) -> bool:
+    """Whether keys can be taken from there: over https, or from this very machine by an issuer that is `local` too.
+
+    One from elsewhere could have us ask our own machine for something.
+    """
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -180,7 +183,7 @@ def is_safe(url: str) -> bool:
         return False
     if parts.scheme == "https":
         return host != ""
-    local = host == "localhost"
+    here = host == "localhost"
     with contextlib.suppress(ValueError):
-        local = local or ipaddress.ip_address(host).is_loopback
-    return parts.scheme == "http" and local
+        here = here or ipaddress.ip_address(host).is_loopback
+    return parts.scheme == "http" and local and here

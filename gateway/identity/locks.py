@@ -6,9 +6,9 @@ Law: the secret is compared first, in constant time, so whoever does not hold it
 import hmac
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from gateway.forwarded import Network, trusts
+from gateway.forwarded import Network, lies_in
 from gateway.identity import keys
 from gateway.identity.records import KeyRecord
 from policies.rejections import Reason, Rejection
@@ -19,12 +19,18 @@ UNKNOWN = Rejection(
 REVOKED = Rejection(Reason.BAD_KEY, "This API key was revoked. Ask your operator for another.")
 EXPIRED = Rejection(Reason.BAD_KEY, "This API key has expired. Ask your operator for another.")
 
+ADDRESSES_REMEMBERED = 64
+"""Addresses that one key is used from at a time, about."""
+
 _MAPPED = 96
 """Bits before an IPv4 address that is written as IPv6 (RFC 4291, 2.5.5.2)."""
 
 
 class Lock(Struct, frozen=True):
-    """A key's digests, until when the former one is taken (unix seconds), whether it was revoked, end and networks."""
+    """A key's digests, until when the former one is taken (unix seconds), whether it was revoked, end and networks.
+
+    `seen`: addresses and whether they lie in the networks, which may be many.
+    """
 
     digest: bytes
     former: bytes | None
@@ -32,6 +38,7 @@ class Lock(Struct, frozen=True):
     revoked: bool
     expires: float | None
     networks: tuple[Network, ...] | None
+    seen: dict[str, bool] = field(default_factory=dict)
 
     def refusal(self, credential: bytes, address: str, wall: float) -> Rejection | None:
         """Return why a key is not taken from `address` at `wall` (unix seconds), None if it is."""
@@ -42,13 +49,21 @@ class Lock(Struct, frozen=True):
             return REVOKED
         if self.expires is not None and wall >= self.expires:
             return EXPIRED
-        if self.networks is not None and not trusts(self.networks, address):
+        if self.networks is not None and not self._opens_from(self.networks, address):
             return Rejection(
                 Reason.NOT_ALLOWED,
                 f"This API key may not be used from the address {address or '(none)'}. "
                 "Use it from the networks that it was given out for, or ask your operator to add this one.",
             )
         return None
+
+    def _opens_from(self, networks: tuple[Network, ...], address: str) -> bool:
+        known = self.seen.get(address)
+        if known is None:
+            if len(self.seen) >= ADDRESSES_REMEMBERED:
+                self.seen.clear()
+            known = self.seen[address] = lies_in(networks, address)
+        return known
 
     def _fits_former(self, digest: bytes, wall: float) -> bool:
         return self.former is not None and hmac.compare_digest(digest, self.former) and wall < self.former_until

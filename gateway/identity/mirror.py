@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from gateway import clock
 from gateway.identity.changes import Feed
+from gateway.identity.fence import Fence
 from gateway.identity.records import KeyRecord, Kind, Record
 from gateway.identity.registry import Registry
 from gateway.identity.strangers import Strangers
@@ -33,6 +34,9 @@ STRANGERS_REMEMBERED = 10_000
 
 TOGETHER = 500
 """Records in one read: larger ones would hold up the loop for longer than 10 ms."""
+
+UNPROVEN = -1
+"""The epoch of what a server said whose changes nobody followed."""
 
 Wanted = tuple[type[Record], str]
 """A record, by its sort and its name."""
@@ -147,7 +151,8 @@ class Mirror:
         """Read a key's record only if there is one, at the strangers' pace."""
         self._begin(reading)
         try:
-            exists = await self._strangers.exists(reading.wanted[1])
+            stood, exists = await self._strangers.exists(reading.wanted[1])
+            self._compare(stood, [reading])
         except Exception as error:  # noqa: BLE001 - whoever waits raises it
             self._end(reading, error)
             return
@@ -169,7 +174,8 @@ class Mirror:
         for reading in batch:
             self._begin(reading)
         try:
-            found = await self._registry.several([reading.wanted for reading in batch])
+            stood, found = await self._registry.fenced([reading.wanted for reading in batch])
+            self._compare(stood, batch)
         except msgspec.DecodeError as error:
             await self._read_apart(batch, error)
             return
@@ -199,6 +205,18 @@ class Mirror:
         reading.asked = self._now()
         reading.epoch = self._feed.epoch
 
+    def _compare(self, stood: Fence, batch: list[_Reading]) -> None:
+        """See that what was read is of the history whose changes are followed. Raises `StoreDown`.
+
+        While nobody can tell whether that goes on, what another server says is worth `TRUST` and no more.
+        """
+        if stood.history == self._feed.history:
+            return
+        if self._feed.trusted:
+            raise StoreDown("another server answers than the one whose changes are followed")
+        for reading in batch:
+            reading.epoch = UNPROVEN
+
     def _end(self, reading: _Reading, outcome: Entry | Exception) -> None:
         sort, name = reading.wanted
         self._reading.pop((sort.kind, name), None)
@@ -206,10 +224,13 @@ class Mirror:
             reading.done.set_result(outcome)
 
     def _keep(self, reading: _Reading, record: Any, version: int) -> Entry:  # noqa: ANN401 - a record of any sort
-        """Remember an answer; one that is as before renews its entry, which others hold, in its place."""
+        """Remember an answer; one that is as before renews its entry, which others hold, in its place.
+
+        As before is what says the same: after a failover one number may have been given to two changes.
+        """
         sort, name = reading.wanted
         entry = self._known(sort.kind, name)
-        if entry is not None and not entry.stale and entry.version == version:
+        if entry is not None and not entry.stale and (entry.version, entry.record) == (version, record):
             entry.asked, entry.epoch = reading.asked, reading.epoch
         else:
             if entry is not None:

@@ -26,7 +26,10 @@ CompilePlan = Callable[[str, dict[str, Any]], Plan]
 
 
 class Bearer(Struct, frozen=True):
-    """What a credential says by itself of whoever sends it; `what` names it in words to its bearer."""
+    """What a credential says by itself of whoever sends it; `what` names it in words to its bearer.
+
+    `stranger`: no admin of ours has said that its organization calls here.
+    """
 
     organization: str
     team: str
@@ -37,6 +40,7 @@ class Bearer(Struct, frozen=True):
     scopes: frozenset[Scope]
     expires: float | None = None
     cut: bool = False
+    stranger: bool = False
 
 
 class Tenants(Struct, frozen=True):
@@ -91,6 +95,7 @@ def of_token(verified: Verified) -> Bearer:
         scopes=subject.scopes,
         expires=verified.expires,
         cut=verified.cut,
+        stranger=True,
     )
 
 
@@ -112,6 +117,8 @@ class Compiler:
         self, bearer: Bearer, tenants: Tenants, stored: Mapping[str, PlanRecord | None]
     ) -> Principal | Rejection:
         """Compile three levels, each with its meters. `stored`: the store's plans, by the names of `plans_named`."""
+        if bearer.stranger and tenants.organization is None and tenants.file is None:
+            return _uninvited(bearer)
         sides = _sides(bearer, tenants)
         terms = [side.terms for side in sides if side.terms is not None]
         levels: list[Level] = []
@@ -189,6 +196,16 @@ def _level(side: _Side, plan: Plan | None, when_down: WhenDown) -> Level:
     if plan is None:
         return Level(side.kind, side.id, (), when_down=when_down)
     return Level(side.kind, side.id, plan.meters, plan.overrun, plan.when_down or when_down)
+
+
+def _uninvited(bearer: Bearer) -> Rejection:
+    """Refuse a token of an organization that nobody here has heard of: it would have no limits at all."""
+    name = bearer.organization
+    return Rejection(
+        Reason.NOT_ALLOWED,
+        f"The organization {name!r} of this token is not known here. "
+        f"Its operator can make it so: `sluiceway orgs set {name}`.",
+    )
 
 
 def _suspended(side: _Side) -> Rejection:

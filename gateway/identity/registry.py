@@ -10,12 +10,19 @@ from importlib.resources import files
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct
 
+from gateway.identity.fence import VERSION, Fence, fence, read_fence
 from gateway.identity.records import PREFIX, Author, KeyRecord, Kind, Record, key_of
 from gateway.store.door import NoScriptError, Store
 
+log = structlog.get_logger("sluiceway.identity")
+
 R = TypeVar("R", bound=Record)
+
+Named = tuple[type[Record], str]
+"""A record by its kind and its name."""
 
 CHANGES_KEPT = 10_000
 """Changes in the stream, about: a gateway that was away for more of them reads everything anew."""
@@ -23,8 +30,6 @@ CHANGES_KEPT = 10_000
 SCRIPT = (files(__package__) / "write.lua").read_bytes()
 _SHA = hashlib.sha1(SCRIPT).hexdigest()  # noqa: S324 - the store's own name for a script
 
-VERSION = f"{PREFIX}version"
-HISTORY = f"{PREFIX}history"
 CHANGES = f"{PREFIX}changes"
 AUDIT = f"{PREFIX}audit"
 
@@ -88,6 +93,15 @@ class Conflict(Exception):  # noqa: N818 - a state of the world, not a programmi
         self.version = version
 
 
+class Lacking(Exception):  # noqa: N818 - a state of the world, not a programming error
+    """A record is not there without which another may not be written; `needed` says which."""
+
+    def __init__(self, needed: Named) -> None:
+        sort, name = needed
+        super().__init__(f"the {sort.kind} {name} is not there")
+        self.needed = needed
+
+
 HIDDEN = frozenset({"digest", "former"})
 """Fields that the audit tells of without their values."""
 
@@ -105,23 +119,27 @@ class Registry:
 
     async def several(self, wanted: Sequence[tuple[type[Any], str]]) -> list[Stored[Any] | None]:
         """Return records of any kinds, in order, in one round trip."""
-        if not wanted:
-            return []
-        replies = await self._store.send(*(("HMGET", key_of(sort.kind, name), "v", "b") for sort, name in wanted))
-        return [_stored(sort, reply) for (sort, _), reply in zip(wanted, replies, strict=True)]
+        return (await self.fenced(wanted))[1] if wanted else []
 
-    async def existing(self, key_ids: Iterable[str]) -> frozenset[str]:
+    async def fenced(self, wanted: Sequence[tuple[type[Any], str]]) -> tuple[Fence, list[Stored[Any] | None]]:
+        """Return records likewise, and where the server stood that told of them."""
+        reads = (("HMGET", key_of(sort.kind, name), "v", "b") for sort, name in wanted)
+        stood, *replies = await self._store.send(fence(), *reads)
+        return read_fence(stood), [_stored(sort, reply) for (sort, _), reply in zip(wanted, replies, strict=True)]
+
+    async def existing(self, key_ids: Iterable[str]) -> tuple[Fence, frozenset[str]]:
         """Return those of `key_ids` (at least one) that have a record: one command, however many they are."""
         asked = tuple(key_ids)
-        (found,) = await self._store.send(("ZMSCORE", _index("key"), *asked))
-        return frozenset(key_id for key_id, score in zip(asked, found, strict=True) if score is not None)
+        stood, found = await self._store.send(fence(), ("ZMSCORE", _index("key"), *asked))
+        known = frozenset(key_id for key_id, score in zip(asked, found, strict=True) if score is not None)
+        return read_fence(stood), known
 
     async def page(
         self, sort: type[R], *, after: str | None = None, limit: int = 1000, organization: str | None = None
     ) -> Page[R]:
         """Return up to `limit` records after the name `after`; of one organization for keys and teams, if it is named.
 
-        A record that is removed between the two reads is left out.
+        A record that is removed between the two reads is left out, and one that cannot be read, which is logged.
         """
         index, low, high, start = _index(sort.kind), "-", "+", ""
         if organization is not None and sort.kind == "key":
@@ -133,10 +151,24 @@ class Registry:
             low = f"({after}"
         (names,) = await self._store.send(("ZRANGEBYLEX", index, low, high, "LIMIT", 0, limit + 1))
         asked = [name.decode() for name in names[:limit]]
-        found = await self.several([(sort, name) for name in asked])
+        found = await self._readable([(sort, name) for name in asked])
         return Page(
             records=tuple(one for one in found if one is not None), cursor=asked[-1] if len(names) > limit else None
         )
+
+    async def _readable(self, wanted: Sequence[tuple[type[R], str]]) -> list[Stored[R] | None]:
+        """Return records likewise, None also for one that cannot be read: it must not hide all others from a list."""
+        if not wanted:
+            return []
+        replies = await self._store.send(*(("HMGET", key_of(sort.kind, name), "v", "b") for sort, name in wanted))
+        found: list[Stored[R] | None] = []
+        for (sort, name), reply in zip(wanted, replies, strict=True):
+            try:
+                found.append(_stored(sort, reply))
+            except msgspec.DecodeError as error:
+                log.error("a record cannot be read", kind=sort.kind, name=name, why=str(error))  # noqa: TRY400 - data
+                found.append(None)
+        return found
 
     async def every(self, sort: type[R], *, organization: str | None = None) -> list[Stored[R]]:
         """Return all records of a kind, in as many round trips as their number asks for."""
@@ -150,15 +182,23 @@ class Registry:
             after = page.cursor
 
     async def put(
-        self, record: Record, author: Author, *, action: str, expected: int | None, before: Record | None = None
+        self,
+        record: Record,
+        author: Author,
+        *,
+        action: str,
+        expected: int | None,
+        before: Record | None = None,
+        requires: Sequence[Named] = (),
     ) -> int:
         """Keep `record` and return its version.
 
         `expected`: the version that it replaces, 0 where there must be none, None for whatever is there. `before`: what
-        it replaces, for the audit, which tells `action` (`create`, `update`, `revoke`, ...). Raises Conflict.
+        it replaces, for the audit, which tells `action` (`create`, `update`, `revoke`, ...). `requires`: records that
+        must be there at that moment. Raises Conflict, and Lacking where one of those is not.
         """
         told = _Told(author, action, *_difference(before, record))
-        return await self._write(record, msgspec.json.encode(record), expected, told)
+        return await self._write(record, msgspec.json.encode(record), expected, told, requires)
 
     async def remove(self, record: Record, author: Author, *, expected: int | None, action: str = "delete") -> int:
         """Remove a record and return the number of the change. Raises Conflict, also where there is none."""
@@ -180,23 +220,27 @@ class Registry:
         body: bytes,
         expected: int | None,
         told: _Told,
+        requires: Sequence[Named] = (),
     ) -> int:
         keys = [key_of(record.kind, record.id), _index(record.kind), VERSION, CHANGES, AUDIT]
+        keys += [key_of(sort.kind, name) for sort, name in requires]
         if isinstance(record, KeyRecord):
             keys.append(_keys_of(record.organization))
         kept = str(record.kept) if body else "0"
         pairs = [part for pair in told.fields().items() for part in pair]
         wanted = "" if expected is None else str(expected)
-        arguments = [record.kind, record.id, wanted, body, kept, str(CHANGES_KEPT), *pairs]
+        arguments = [record.kind, record.id, wanted, body, kept, str(CHANGES_KEPT), str(len(requires)), *pairs]
         command = ("EVALSHA", _SHA, len(keys), *keys, *arguments)
         try:
-            ((done, version),) = await self._store.send(command)
+            ((done, number),) = await self._store.send(command)
         except NoScriptError:
             await self.load()
-            ((done, version),) = await self._store.send(command)
+            ((done, number),) = await self._store.send(command)
+        if done < 0:
+            raise Lacking(requires[number])
         if not done:
-            raise Conflict(version)
-        return int(version)
+            raise Conflict(number)
+        return int(number)
 
 
 def _index(kind: Kind) -> str:

@@ -8,6 +8,7 @@ more, which bounds the memory.
 import asyncio
 
 from gateway import clock
+from gateway.identity.fence import Fence
 from gateway.identity.registry import Registry
 
 RATE = 200
@@ -28,19 +29,20 @@ class Strangers:
         self._registry = registry
         self._due = 0.0
         self._gathered: set[str] = set()
-        self._next: asyncio.Task[frozenset[str]] | None = None
+        self._next: asyncio.Task[tuple[Fence, frozenset[str]]] | None = None
 
-    async def exists(self, key_id: str) -> bool:
-        """Whether `key_id` has a record. Raises `StoreDown` and `Crowded`."""
+    async def exists(self, key_id: str) -> tuple[Fence, bool]:
+        """Whether `key_id` has a record, and where the server stood that says so. Raises `StoreDown` and `Crowded`."""
         if self._next is None:
             self._gathered = set()
             self._next = clock.spawn(self._ask(self._gathered), "ask about unknown keys")
         elif len(self._gathered) >= TOGETHER:
             raise Crowded
         self._gathered.add(key_id)
-        return key_id in await asyncio.shield(self._next)
+        stood, known = await asyncio.shield(self._next)
+        return stood, key_id in known
 
-    async def _ask(self, gathered: set[str]) -> frozenset[str]:
+    async def _ask(self, gathered: set[str]) -> tuple[Fence, frozenset[str]]:
         now = clock.monotonic()
         turn = max(self._due, now)
         self._due = turn + 1 / RATE

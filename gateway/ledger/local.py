@@ -31,6 +31,9 @@ log = structlog.get_logger("sluiceway.ledger")
 FRESH = 60.0
 """Seconds before the store went within which a meter must have been told of to be known: others use it, too."""
 
+FORGOTTEN_US = round(2 * FRESH * SECOND_US)
+"""Microseconds after which what was told of a meter is dropped: it would not be shared out any more."""
+
 Place = tuple[str, str]
 """A level's id and a meter's field."""
 
@@ -90,7 +93,12 @@ class Frozen:
         self._now_us, self.at, self.live = reply.now_us, clock.monotonic(), reply.live
         told, touched = self._told, reply.touched
         for i in range(0, len(touched), 3):
-            told[touched[i], touched[i + 1]] = touched[i + 2], reply.now_us
+            place = touched[i], touched[i + 1]
+            told.pop(place, None)  # so that the first is the one told of longest ago
+            told[place] = touched[i + 2], reply.now_us
+        oldest = reply.now_us - FORGOTTEN_US
+        while told and next(iter(told.values()))[1] < oldest:
+            del told[next(iter(told))]
 
     def now_us(self) -> int:
         """Return the store's clock, as it would go on."""

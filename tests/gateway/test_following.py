@@ -60,3 +60,13 @@ async def test_after_a_doubt_everything_is_read_again(followed, store):
     async with asyncio.timeout(5):
         assert await eventually(lambda: len(told) > before)
     assert told[-1] == ["a"]
+
+
+async def test_a_record_that_nobody_can_read_hides_no_other(followed, store):
+    """It is logged, and the rest is followed on."""
+    registry, told = followed
+    await store.send(("HSET", "sw:{~id}:drain:bad", "v", 1, "b", "{}"), ("ZADD", "sw:{~id}:all:drain", 0, "bad"))
+
+    await registry.put(DrainRecord(backend="a"), ANN, action="drain", expected=None)
+
+    assert await eventually(lambda: told[-1] == ["a"])

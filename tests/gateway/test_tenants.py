@@ -7,17 +7,18 @@ import pytest
 from msgspec.structs import replace
 
 from gateway import clock
-from gateway.identity.records import Author, DrainRecord, OrganizationRecord
+from gateway.identity import keys
+from gateway.identity.records import Author, DrainRecord, KeyRecord, OrganizationRecord
 from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
 from tests.gateway.harness import ASK, TEXT, eventually, running
-from tests.parts.scripted import Hang, Status, delta, sse
+from tests.parts.scripted import Hang, Pause, Status, delta, sse
 
 ANN = Author("admin key")
-FREE = Price(0, 0)
+PRICES = {"a": Price(10**9, 0), "b": Price(0, 0)}
 
 
 def serving(name, *places, fallbacks=(), aliases=()):
-    deployments = tuple(Deployment(at, "openai", "scripted", None, TEXT, FREE, hosted=at == "b") for at in places)
+    deployments = tuple(Deployment(at, "openai", "scripted", None, TEXT, PRICES[at], hosted=at == "b") for at in places)
     return Model(name, aliases, deployments, fallbacks, RoutingTerms(), Deadlines())
 
 
@@ -163,3 +164,59 @@ async def test_what_changes_is_in_force_within_a_second_and_spares_calls_under_w
             pass
     assert answer.status_code == 403
     assert "acme" in json.loads(answer.content)["error"]["message"]
+
+
+async def test_a_call_that_moves_on_passes_over_what_was_drained_meanwhile(gateway, first, second):
+    """A new attempt is a new call for whoever empties a machine."""
+    second.enqueue([Pause(0.5), Status(503)])
+    asking = clock.spawn(gateway.ask(key=await gateway.key()), "ask")
+    assert await eventually(lambda: second.requests)
+    gateway.services.fleet.drain(frozenset({"a"}))
+
+    answer = await asking
+
+    assert answer.status_code == 502
+    assert "drained by an operator" in answer.json()["error"]["message"]
+    assert first.requests == []
+
+
+async def test_a_caller_whose_body_comes_slowly_is_judged_when_it_is_there(gateway, first, second):
+    """A key that was revoked while its call was being sent opens nothing."""
+    key = await gateway.key()
+    stored = await gateway.gateway.registry.get(KeyRecord, keys.parse(key))
+    sent = asyncio.Event()
+
+    async def slowly():
+        whole = json.dumps(ASK).encode()
+        yield whole[:10]
+        await sent.wait()
+        yield whole[10:]
+
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    asking = clock.spawn(gateway.client.post("/v1/chat/completions", content=slowly(), headers=headers), "ask slowly")
+    assert await eventually(lambda: gateway.services.intake.open_calls)
+    await gateway.gateway.registry.put(replace(stored.record, revoked=True), ANN, action="revoke", expected=None)
+    async with asyncio.timeout(5):
+        while (await gateway.ask(key=key)).status_code != 401:
+            pass
+    asked = len(first.requests) + len(second.requests)
+    sent.set()
+
+    assert (await asking).status_code == 401
+    assert len(first.requests) + len(second.requests) == asked
+
+
+@pytest.mark.parametrize(("cut", "status"), [(True, 504), (False, 200)])
+async def test_a_call_ends_with_its_token_where_its_issuer_says_so(gateway, second, monkeypatch, cut, status):
+    """Whatever time has gone by before it was sent on counts once."""
+    identities = gateway.services.identities
+    second.enqueue([Pause(1.5), *sse("late")])
+    key = await gateway.key()
+    known = await identities.identify([(b"authorization", f"Bearer {key}".encode())], "127.0.0.1")
+    ending = replace(known, cut=cut, expires=clock.wall() + 1.0)
+    monkeypatch.setattr(identities, "cached", lambda *_: ending)
+
+    answer = await gateway.ask(key=key)
+
+    assert answer.status_code == status
+    assert len(second.requests) == 1

@@ -26,16 +26,16 @@ def following(*tried, **facts):
     return list(step.candidates)
 
 
-def step_after(*tried, plan=None, frozen=(), remaining=10.0, budget=None, unpaid=()):
+def step_after(*tried, plan=None, frozen=(), remaining=10.0, budget=None, skipped=()):
     """Return the next step; `frozen`: pairs of a candidate and the seconds for which it asked to be left alone."""
     asked = {candidate.deployment.id: 0.0 for candidate, _ in tried}
     asked |= {candidate.deployment.id: seconds for candidate, seconds in frozen}
     plan, budget = plan or route(A, B, C), budget or RetryBudget(0.0)
-    return next_step(plan, tried, asked, remaining, budget, now=0.0, unpaid=[c.deployment.id for c in unpaid])
+    return next_step(plan, tried, asked, remaining, budget, now=0.0, skipped=[c.deployment.id for c in skipped])
 
 
-def verdict(tried, remaining, unpaid=(), *, tokens=60, back=3.0):
-    return verdict_of(tried, "chat", tokens=tokens, remaining=remaining, back=back, unpaid=unpaid)
+def verdict(tried, remaining, skipped=(), *, tokens=60, back=3.0):
+    return verdict_of(tried, "chat", tokens=tokens, remaining=remaining, back=back, skipped=skipped)
 
 
 def test_the_route_is_tried_in_order():
@@ -93,8 +93,8 @@ def test_one_that_was_outgrown_earlier_is_not_gone_back_to_for_a_smaller_one():
 
 def test_what_cannot_be_paid_is_not_offered():
     """And is none that is left to try."""
-    assert following((A, RESET), unpaid=[B]) == [C]
-    assert step_after((A, LIMITED), frozen=[(A, 2.0)], unpaid=[B, C]) == Step((A,), 2.0)
+    assert following((A, RESET), skipped=[B]) == [C]
+    assert step_after((A, LIMITED), frozen=[(A, 2.0)], skipped=[B, C]) == Step((A,), 2.0)
 
 
 def test_whoever_told_when_it_is_back_is_waited_for_when_nothing_else_is_left():

@@ -4,6 +4,7 @@ import pytest
 from litestar.exceptions import HTTPException, ValidationException
 
 from gateway.api.admin_answers import (
+    BODY,
     CHANGING,
     Refused,
     answer_http,
@@ -101,7 +102,7 @@ def test_what_cannot_be_done_as_things_are_is_a_conflict():
 
 def test_answers_that_are_a_no_are_described():
     assert set(noes("wrong")) == {400, 401, 403, 503}
-    more = noes("wrong", not_found="gone", conflict="busy", **CHANGING)
-    assert set(more) == {400, 401, 403, 404, 409, 412, 428, 503}
+    more = noes("wrong", not_found="gone", conflict="busy", **BODY, **CHANGING)
+    assert set(more) == {400, 401, 403, 404, 409, 412, 413, 428, 503}
     assert (more[400].description, more[404].description) == ("wrong", "gone")
     assert no("gone").description == "gone"

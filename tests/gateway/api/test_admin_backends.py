@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from tests.gateway.api.support import BACKENDS, error
@@ -41,6 +43,21 @@ async def test_a_backend_is_drained_and_resumed(admin):
         ("drain", "rack", action) for action in ("resume", "drain", "drain")
     ]
     assert lines[1]["before"] == {"reason": "new driver"}
+
+
+async def test_the_audit_of_drains_at_one_time_tells_what_each_replaced(admin):
+    """And what a resumption ended, though a drain came between its look and its word."""
+    reasons = [f"reason {number}" for number in range(20)]
+    await asyncio.gather(*(admin.post("/backends/rack/drain", json={"reason": reason}) for reason in reasons))
+    await asyncio.gather(
+        admin.post("/backends/rack/drain", json={"reason": "last"}), admin.post("/backends/rack/resume")
+    )
+    lines = (await admin.get("/audit")).json()["lines"][::-1]
+    there = None
+    for line in lines:
+        assert line["before"].get("reason") == there
+        there = line["after"].get("reason")
+    assert len(lines) >= 22
 
 
 async def test_a_replica_is_drained_alone_or_with_all_of_its_name(admin):

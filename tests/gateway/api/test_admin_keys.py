@@ -3,10 +3,12 @@ import json
 import time
 
 import pytest
+from msgspec.structs import replace
 
 from gateway import clock
 from gateway.api.admin import MAX_BODY
 from gateway.identity.last_used import LastUsed
+from gateway.identity.records import Author, KeyRecord
 from policies.domain import Principal
 from tests.gateway.api.support import NEW, SMALL, error, record, seen
 
@@ -262,7 +264,18 @@ async def test_the_body_is_read_as_json_whatever_it_is_called(admin, kind):
 
 
 async def test_a_body_too_large_is_a_413(admin):
-    assert error(await admin.post("/keys", content=b" " * (MAX_BODY + 1)), 413)["code"] == "request_too_large"
+    told = error(await admin.post("/keys", content=b" " * (MAX_BODY + 1)), 413)
+    assert (told["code"], told["message"]) == ("request_too_large", "The body is larger than 64 KiB.")
+
+
+async def test_a_key_whose_plan_is_gone_can_still_be_suspended(admin, registry):
+    """Its plan has left the file; that keeps nobody from closing the door."""
+    key = await create(admin)
+    stored = await registry.get(KeyRecord, key["id"])
+    await registry.put(replace(stored.record, plan="gone"), Author("x"), action="update", expected=None)
+    told = record(await admin.patch(f"/keys/{key['id']}", json={"state": "suspended"}, headers={"if-match": "*"}))
+    assert (told["state"], told["plan"]) == ("suspended", "gone")
+    error(await admin.patch(f"/keys/{key['id']}", json={"plan": "gold"}, headers={"if-match": "*"}), 400)
 
 
 async def test_a_list_shows_every_key_without_its_secret(admin):

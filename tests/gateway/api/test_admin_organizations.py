@@ -82,11 +82,24 @@ async def test_the_list_has_the_stores_and_the_files_once_each_in_the_order_of_n
 async def test_an_organization_with_keys_or_teams_is_not_removed(admin):
     key = (await admin.post("/keys", json=NEW)).json()
     any_version = {"if-match": "*"}
-    assert "teams: 1" in error(await admin.delete(ACME, headers=any_version), 409)["message"]
+    told = error(await admin.delete(ACME, headers=any_version), 409)["message"]
+    assert "teams: 1" in told
+    assert "`sluiceway orgs set acme --state suspended`" in told
     await admin.delete(f"/keys/{key['id']}")
     team = "/organizations/acme/teams/research"
     assert (await admin.delete(team, headers=any_version)).status_code == 204
     assert (await admin.delete(ACME, headers=any_version)).status_code == 204
+
+
+async def test_an_organization_that_is_suspended_is_not_removed(admin):
+    """Its record may be all that keeps the bearers of its tokens out."""
+    await admin.put(ACME, json={"state": "suspended"})
+    error(await admin.delete(ACME), 428)
+    told = error(await admin.delete(ACME, headers={"if-match": "*"}), 409)["message"]
+    assert "make it active first (`sluiceway orgs set acme --state active`)" in told
+    assert record(await admin.get(ACME))["state"] == "suspended"
+    await admin.put(ACME, json={"state": "active"}, headers={"if-match": "*"})
+    assert (await admin.delete(ACME, headers={"if-match": "*"})).status_code == 204
 
 
 @pytest.mark.parametrize(

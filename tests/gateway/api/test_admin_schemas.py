@@ -30,6 +30,15 @@ def test_a_body_that_may_be_left_out_is_told_as_such(paths):
     OptionalBody(responses={})
 
 
+def test_every_route_that_takes_a_body_tells_how_large_it_may_be(paths):
+    """And no other: nothing reads theirs."""
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            assert ("requestBody" in operation) == ("413" in operation["responses"]), (method, path)
+            if "requestBody" in operation:
+                assert "64 KiB" in operation["responses"]["413"]["description"]
+
+
 def test_what_is_told_whole_is_told_as_it_is():
     assert Whole(told={"anyOf": []}).to_schema() == {"anyOf": []}
 

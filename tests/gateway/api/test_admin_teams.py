@@ -38,7 +38,7 @@ async def test_a_team_is_created_read_changed_and_removed_with_its_organization_
     assert record(await admin.get("/organizations/acme"))["version"] == 1
     answer = await admin.get(TEAM)
     assert record(answer) == made
-    own = {"meters": {"concurrent_requests": 2}, "state": "suspended"}
+    own = {"meters": {"concurrent_requests": 2}}
     changed = record(await admin.put(TEAM, json=own, headers=seen(answer)))
     assert (changed["meters"], changed["plan"], changed["plan_in_force"]) == (own["meters"], None, None)
     error(await admin.put(TEAM, json={}, headers=seen(answer)), 412)
@@ -72,9 +72,31 @@ async def test_a_team_with_keys_is_not_removed_and_another_teams_keys_do_not_cou
     key = (await admin.post("/keys", json=NEW)).json()
     await admin.put("/organizations/acme/teams/empty", json={})
     assert (await admin.delete("/organizations/acme/teams/empty", headers=ANY)).status_code == 204
-    assert "not revoked: 1" in error(await admin.delete(TEAM, headers=ANY), 409)["message"]
+    told = error(await admin.delete(TEAM, headers=ANY), 409)["message"]
+    assert "not revoked: 1" in told
+    assert "`sluiceway teams set acme research --state suspended`" in told
     await admin.delete(f"/keys/{key['id']}")
     assert (await admin.delete(TEAM, headers=ANY)).status_code == 204
+
+
+async def test_a_team_that_is_suspended_is_not_removed(admin):
+    """As an organization is not."""
+    await admin.put(TEAM, json={"state": "suspended"})
+    told = error(await admin.delete(TEAM, headers=ANY), 409)["message"]
+    assert "`sluiceway teams set acme research --state active`" in told
+    await admin.put(TEAM, json={"state": "active"}, headers=ANY)
+    assert (await admin.delete(TEAM, headers=ANY)).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"if-match": '"7"'}, 412), ({"if-match": "*"}, 412), ({"if-match": "7"}, 400), ({"if-none-match": "x"}, 400)],
+)
+async def test_a_team_that_may_not_be_written_leaves_no_organization_behind(admin, headers, status):
+    """Whoever is refused has changed nothing."""
+    error(await admin.put(TEAM, json={}, headers=headers), status)
+    error(await admin.get("/organizations/acme"), 404)
+    assert (await admin.get("/audit")).json()["lines"] == []
 
 
 @pytest.mark.parametrize(("field", "value"), [("plan", "gold"), ("models", []), ("time_zone", "UTC"), ("state", "")])

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from litestar.exceptions import HTTPException
 
-from gateway.api.admin_versions import Versions, allowed, answer, etag
+from gateway.api.admin_versions import Versions, allowed, answer, etag, needs_nothing
 from gateway.identity.records import Author, OrganizationRecord
 from gateway.identity.registry import Conflict, Registry
 from tests.gateway.api.support import error, record, seen
@@ -131,15 +131,20 @@ class Hasty(Registry):
         return await super().remove(*args, **terms)
 
 
+async def unneeded(record):
+    """Demand nothing: nobody needs it."""
+
+
 async def test_whoever_lost_a_race_that_the_headers_allow_looks_again(store):
     registry = Hasty(store)
     versions, author = Versions(registry), Author("admin key")
     wanted = OrganizationRecord(name="acme")
-    stored, new = await versions.put(wanted, author, if_match=None, if_none_match=None)
+    stored, new = await versions.put(wanted, author, if_match=None, if_none_match=None, needs=needs_nothing)
     assert (stored.record, new, registry.conflicts) == (wanted, True, 1)
-    assert await versions.remove(OrganizationRecord, "acme", author, if_match="*")
+    terms = {"if_match": "*", "demand_unneeded": unneeded}
+    assert await versions.remove(OrganizationRecord, "acme", author, **terms)
     assert registry.conflicts == 2
-    assert not await versions.remove(OrganizationRecord, "acme", author, if_match="*")
+    assert not await versions.remove(OrganizationRecord, "acme", author, **terms)
 
 
 async def test_a_change_is_made_of_what_is_there_however_often_that_changes(store):
@@ -147,11 +152,11 @@ async def test_a_change_is_made_of_what_is_there_however_often_that_changes(stor
     await Registry(store).put(OrganizationRecord(name="acme"), author, action="create", expected=0)
     looks = []
 
-    async def suspended(before):
+    def suspended(before):
         looks.append(before)
         return OrganizationRecord(name="acme", state="suspended")
 
-    terms = {"if_match": "*", "missing": HTTPException(status_code=404)}
+    terms = {"if_match": "*", "missing": HTTPException(status_code=404), "needs": needs_nothing}
     stored = await Versions(registry).change(OrganizationRecord, "acme", suspended, author, **terms)
     assert (stored.record.state, len(looks)) == ("suspended", 2)
     with pytest.raises(HTTPException) as raised:

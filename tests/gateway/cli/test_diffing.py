@@ -110,3 +110,25 @@ def test_a_field_of_a_plan_is_told_by_its_path():
     after = {"models": {"m": {"tokens_per_day": {"limit": 6}}}, "overrun": "cut"}
 
     assert changes("plan", before, after) == (Change("models.m.tokens_per_day.limit", 5, 6),)
+
+
+def test_a_suspension_is_lifted_by_nobodys_silence():
+    """A file that is applied every hour must not let in whom somebody has just locked out."""
+    stored = {org("acme"): Kept({"plan": "gold", "state": "suspended"}, 7)}
+
+    (step,) = outlook({org("acme"): {"local_only": True}}, stored, prune=False).steps
+
+    assert step.body == {"local_only": True, "state": "suspended"}
+    assert not any(change.field == "state" for change in step.changes)
+    (lifted,) = outlook({org("acme"): {"plan": "gold", "state": "active"}}, stored, prune=False).steps
+    assert lifted.changes == (Change("state", "suspended", "active"),)
+
+
+def test_what_is_suspended_is_not_pruned():
+    """Without its record its tokens would be let in again."""
+    stored = {team("acme", "red"): Kept({"state": "suspended"}, 7), team("acme", "blue"): Kept({}, 8)}
+
+    ahead = outlook({}, stored, prune=True)
+
+    assert done(ahead) == ["delete team acme/blue"]
+    assert ahead.kept == (team("acme", "red"),)

@@ -156,6 +156,13 @@ async def test_revoke_refuses_the_key_from_then_on(sluiceway, create, record):
     }
 
 
+async def test_of_a_whole_key_only_its_id_is_told_to_anybody(sluiceway, create, record):
+    """It is what people paste."""
+    made = await create()
+    assert (await sluiceway("keys", "revoke", made["key"])).stdout == f"revoked {made['id']}\n"
+    assert (await record(made["id"])).revoked
+
+
 async def test_revoking_an_unknown_key_fails_in_one_line(refused):
     """Whatever it is called."""
     for key_id in ("000000000000", "a/b", "..", "é"):

@@ -58,12 +58,12 @@ def test_a_file_without_backends_serves_nothing(mistakes_of):
         assert "add at least one" in mistake.remedy
 
 
-def test_models_and_backends_may_have_slashes_and_colons_in_their_names(settings_of):
+def test_models_may_have_slashes_and_colons_in_their_names_and_backends_colons(settings_of):
     settings = settings_of(
-        "backends: {'rack:1/gpu': {kind: vllm, base_url: http://h/v1}}\n"
-        "models: {org/model-1.5:free: {deployments: [{backend: 'rack:1/gpu', model: m}]}}\n"
+        "backends: {'rack:1:gpu': {kind: vllm, base_url: http://h/v1}}\n"
+        "models: {org/model-1.5:free: {deployments: [{backend: 'rack:1:gpu', model: m}]}}\n"
     )
-    assert settings.backends[0].name == "rack:1/gpu"
+    assert settings.backends[0].name == "rack:1:gpu"
     assert settings.models[0].name == "org/model-1.5:free"
 
 

@@ -4,8 +4,9 @@ import math
 import pytest
 
 from gateway.identity.changes import EPOCHS_KEPT, FRESH, Feed
+from gateway.identity.fence import VERSION
 from gateway.identity.records import DrainRecord, KeyRecord, OrganizationRecord
-from gateway.identity.registry import CHANGES, VERSION, Registry
+from gateway.identity.registry import CHANGES, Registry
 from gateway.store.door import Store, StoreDown
 from tests.gateway.identity.support import Time, come, put, remove
 from tests.parts import stores

@@ -32,8 +32,8 @@ async def again(work):
 class Patient(Registry):
     """A registry that reads again where its own connection was broken, and whose answers may take their time."""
 
-    async def several(self, wanted):
-        found = await again(lambda: super(Patient, self).several(wanted))
+    async def fenced(self, wanted):
+        found = await again(lambda: super(Patient, self).fenced(wanted))
         await asyncio.sleep(len(wanted) % 3 * 0.03)
         return found
 

@@ -344,4 +344,5 @@ async def test_an_issuer_of_the_house_is_known_by_the_houses_authority(tmp_path,
 )
 def test_keys_come_over_https_or_from_this_machine(url, safe):
     """Whoever sits on a plain line could send his own."""
-    assert is_safe(url) is safe
+    assert is_safe(url, local=True) is safe
+    assert is_safe(url, local=False) is (safe and url.startswith("https:"))

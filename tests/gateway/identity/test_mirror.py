@@ -1,9 +1,11 @@
 import asyncio
 
+import msgspec
 import pytest
 
 from gateway import clock
 from gateway.identity import mirror as module
+from gateway.identity.fence import HISTORY, fence, read_fence
 from gateway.identity.keys import new_key
 from gateway.identity.mirror import TRUST, Mirror
 from gateway.identity.records import KeyRecord, OrganizationRecord, PlanRecord, TeamRecord, key_of
@@ -20,8 +22,8 @@ WANTED = (OrganizationRecord, "acme")
 class Word:
     """A feed that says what it is told to say."""
 
-    def __init__(self, *, trusted=True):
-        self.trusted, self.epoch, self.tell = trusted, 1, None
+    def __init__(self, history=b"", *, trusted=True):
+        self.trusted, self.epoch, self.tell, self.history = trusted, 1, None, history
 
     def on_change(self, callback):
         self.tell = callback
@@ -34,9 +36,9 @@ class Held(Registry):
         super().__init__(store)
         self.let_go, self.reads, self.hold = asyncio.Event(), 0, False
 
-    async def several(self, wanted):
+    async def fenced(self, wanted):
         self.reads += 1
-        found = await super().several(wanted)
+        found = await super().fenced(wanted)
         return await self._held(found)
 
     async def existing(self, key_ids):
@@ -50,8 +52,10 @@ class Held(Registry):
 
 
 @pytest.fixture
-def word():
-    return Word()
+async def word(store):
+    """Speak for the very server that is read from."""
+    (reply,) = await store.send(fence())
+    return Word(read_fence(reply).history)
 
 
 @pytest.fixture
@@ -181,10 +185,9 @@ async def test_a_read_that_an_epoch_overtakes_is_of_the_epoch_before(mirror, hel
     assert await one(mirror) == SUSPENDED
 
 
-async def test_without_the_feed_a_record_is_believed_for_half_a_second_from_before_its_read(held, time):
+async def test_without_the_feed_a_record_is_believed_for_half_a_second_from_before_its_read(mirror, held, word, time):
     """However slow the read was."""
-    word = Word(trusted=False)
-    mirror = Mirror(held, word, now=time)
+    word.trusted = False
     await put(held, ACME)
     fetching = await holding(mirror, held)
     time.now += TRUST - 0.1
@@ -330,6 +333,7 @@ async def test_a_key_that_vanished_is_no_longer_kept_among_keys(mirror, held, st
     key = (KeyRecord, stored.record.id)
     await mirror.fetch([key])
     await store.send(("FLUSHALL",))
+    word.history = read_fence((await store.send(fence()))[0]).history
     word.tell("key", stored.record.id, 1000)
 
     assert (await mirror.fetch([key]))[0].record is None
@@ -338,3 +342,41 @@ async def test_a_key_that_vanished_is_no_longer_kept_among_keys(mirror, held, st
     word.tell("key", stored.record.id, await put(held, stored.record))
     assert (await mirror.fetch([key]))[0].record == stored.record
     assert not mirror._absent_keys
+
+
+async def test_one_number_for_two_changes_is_not_one_record(mirror, held, word, store, time):
+    """A master that died may have given it to a change that is lost: what was read of that must not be believed."""
+    await put(held, ACME)
+    lost = (await mirror.fetch([WANTED]))[0]
+    await store.send(("HSET", key_of("organization", "acme"), "b", msgspec.json.encode(SUSPENDED)))
+    word.epoch += 1
+    time.now += TRUST
+
+    assert await one(mirror) == SUSPENDED
+    assert lost.stale
+
+
+@pytest.mark.parametrize("wanted", [WANTED, (KeyRecord, "a" * 12)])
+async def test_what_another_server_says_is_not_believed(mirror, held, word, store, wanted):
+    """After a failover one connection may still lead to the old master, which no change reaches any more."""
+    await put(held, ACME)
+    await store.send(("SET", HISTORY, "another"))
+
+    with pytest.raises(StoreDown, match="another server"):
+        await mirror.fetch([wanted])
+    assert mirror.peek(*wanted) is None
+
+
+async def test_what_was_read_while_nobody_could_tell_of_which_history_is_worth_half_a_second(
+    mirror, word, store, time, held
+):
+    """It gains no proof by the feed's return."""
+    await put(held, ACME)
+    await store.send(("SET", HISTORY, "another"))
+    word.trusted = False
+    assert await one(mirror) == ACME
+    word.trusted = True
+
+    assert mirror.peek(*WANTED) is not None
+    time.now += TRUST
+    assert mirror.peek(*WANTED) is None

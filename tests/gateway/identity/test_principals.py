@@ -167,11 +167,24 @@ def test_a_tokens_subject_is_a_principal_like_any_other():
     """Its level is its subject's, with the plan of its issuer; it ends with the token."""
     subject = Subject("acme", "research", "corp:ann", "ann", frozenset({"admin:read"}))
     bearer = of_token(Verified("corp", subject, 2_000.5, "jti", "small", cut=True))
-    found = Compiler(PLANS, requests, "deny").principal(bearer, NOBODY, {"small": None})
+    known = replace(NOBODY, organization=OrganizationRecord(name="acme"))
+    found = Compiler(PLANS, requests, "deny").principal(bearer, known, {"small": None})
 
     assert (found.organization, found.team, found.key, found.name) == ("acme", "research", "corp:ann", "ann")
     assert found.levels[2] == Level("key", "key:corp:ann", SMALL.meters)
     assert (found.scopes, found.expires, found.cut) == (frozenset({"admin:read"}), 2_000.5, True)
+
+
+def test_a_token_of_an_organization_that_nobody_here_knows_is_refused():
+    """It would have no limits at all; one that the file knows is known."""
+    bearer = of_token(Verified("corp", Subject("acme", "t", "corp:a", "a", frozenset()), 5.0, None, None, cut=False))
+    compiler = Compiler(PLANS, requests, "deny")
+
+    refused = compiler.principal(bearer, NOBODY, {})
+
+    assert refused.reason is Reason.NOT_ALLOWED
+    assert "sluiceway orgs set acme" in refused.message
+    assert compiler.principal(bearer, replace(NOBODY, file=Organization(None, {})), {}).organization == "acme"
 
 
 def test_a_plan_of_the_store_is_read_once_for_all_who_have_it():

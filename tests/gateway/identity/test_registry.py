@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from gateway.identity.fence import VERSION
 from gateway.identity.records import (
     Author,
     DrainRecord,
@@ -12,7 +13,7 @@ from gateway.identity.records import (
     TeamRecord,
     TokenRecord,
 )
-from gateway.identity.registry import CHANGES, VERSION, Conflict, Registry
+from gateway.identity.registry import AUDIT, CHANGES, Conflict, Lacking, Registry
 
 ANN = Author("admin key", "10.0.0.9", "req-1")
 ACME = OrganizationRecord(name="acme", plan="standard")
@@ -59,12 +60,14 @@ async def test_every_change_has_the_next_number(registry):
     assert await registry.remove(ACME, ANN, expected=1) == 4
 
 
-async def test_a_number_is_never_given_twice(registry, store):
-    """Though the counter were lost: what is new must never look old."""
+@pytest.mark.parametrize("lost", [(VERSION,), (VERSION, CHANGES), (VERSION, AUDIT)])
+async def test_a_number_is_never_given_twice(registry, store, lost):
+    """Though the counter were lost, and a stream with it: what is new must never look old."""
     await made(registry, ACME, key("k"))
-    await store.send(("DEL", VERSION))
+    await store.send(("DEL", *lost))
 
     assert await made(registry, key("l")) == [3]
+    assert (await registry.audit(limit=1))[0].version == 3
 
 
 async def test_two_admins_cannot_overwrite_each_other(registry):
@@ -100,6 +103,25 @@ async def test_what_is_there_is_not_made_again_and_what_is_not_is_not_removed(re
     assert [line.version for line in await registry.audit()] == [1]
 
 
+async def test_a_record_is_written_only_where_those_that_it_requires_are_there(registry):
+    """In the script itself, so that none of them can go between the look and the writing."""
+    team = TeamRecord(organization="acme", name="t")
+    requires = [(OrganizationRecord, "acme"), (TeamRecord, team.id)]
+    await made(registry, ACME)
+
+    with pytest.raises(Lacking) as refused:
+        await registry.put(key("k"), ANN, action="create", expected=0, requires=requires)
+    assert refused.value.needed == (TeamRecord, "acme/t")
+    assert await registry.get(KeyRecord, "k") is None
+    assert len(await registry.audit()) == 1
+
+    await registry.put(team, ANN, action="create", expected=0, requires=requires[:1])
+    await registry.put(key("k"), ANN, action="create", expected=0, requires=requires)
+    assert [one.record.id for one in await registry.every(KeyRecord, organization="acme")] == ["k"]
+    with pytest.raises(Conflict):
+        await registry.put(key("k"), ANN, action="create", expected=0, requires=[(PlanRecord, "gone")])
+
+
 async def test_lists_are_in_the_order_of_names_a_page_at_a_time(registry):
     """However they were made."""
     await made(registry, *(OrganizationRecord(name=name) for name in ("c", "a", "e", "b", "d")))
@@ -126,7 +148,7 @@ async def test_keys_and_teams_are_listed_by_organization(registry):
 
     assert [stored.record.id for stored in keys.records] == ["k1", "k3"]
     assert [stored.record.id for stored in teams.records] == ["acme/t"]
-    assert await registry.existing(["k1", "nobody", "k2"]) == {"k1", "k2"}
+    assert (await registry.existing(["k1", "nobody", "k2"]))[1] == {"k1", "k2"}
 
 
 async def test_what_was_removed_is_in_no_list(registry):
@@ -136,7 +158,7 @@ async def test_what_was_removed_is_in_no_list(registry):
     await registry.remove(key("k1"), ANN, expected=1)
 
     assert [stored.record.id for stored in (await registry.page(KeyRecord, organization="acme")).records] == ["k2"]
-    assert await registry.existing(["k1"]) == frozenset()
+    assert (await registry.existing(["k1"]))[1] == frozenset()
 
 
 async def test_a_revoked_token_is_remembered_until_it_ends(registry, store):

@@ -4,9 +4,12 @@ import pytest
 
 from gateway import clock
 from gateway.identity import strangers
+from gateway.identity.fence import Fence
 from gateway.identity.keys import new_key
 from gateway.identity.strangers import RATE, TOGETHER, Crowded, Strangers
 from gateway.store.door import StoreDown
+
+STOOD = Fence(1, b"here")
 
 
 class Noting:
@@ -19,15 +22,15 @@ class Noting:
         self.questions.append(set(ids))
         if self.down:
             raise StoreDown("away")
-        return frozenset(self.known & set(ids))
+        return STOOD, frozenset(self.known & set(ids))
 
 
 async def test_a_lone_stranger_is_asked_about_at_once():
     """Nobody waits for others who do not come."""
     registry = Noting({"known"})
     lane = Strangers(registry)
-    assert await lane.exists("known")
-    assert not await lane.exists("unknown")
+    assert await lane.exists("known") == (STOOD, True)
+    assert await lane.exists("unknown") == (STOOD, False)
     assert registry.questions == [{"known"}, {"unknown"}]
 
 
@@ -36,7 +39,7 @@ async def test_those_who_wait_go_together():
     registry = Noting({"7"})
     lane = Strangers(registry)
     answers = await asyncio.gather(*(lane.exists(str(number)) for number in range(50)))
-    assert answers == [number == 7 for number in range(50)]
+    assert answers == [(STOOD, number == 7) for number in range(50)]
     assert registry.questions == [{str(number) for number in range(50)}]
 
 
@@ -61,7 +64,7 @@ async def test_a_full_question_takes_no_more_until_it_is_sent(monkeypatch):
     with pytest.raises(Crowded):
         await lane.exists("late")
     await asyncio.gather(*asked)
-    assert not await lane.exists("late")
+    assert not (await lane.exists("late"))[1]
 
 
 async def test_a_caller_who_leaves_takes_nobody_along():

@@ -9,7 +9,7 @@ from gateway import clock
 from gateway.ledger import journal as journal_module
 from gateway.ledger import wire
 from gateway.ledger.holdings import Holding, Open
-from gateway.ledger.local import Frozen, Local, Told
+from gateway.ledger.local import FRESH, Frozen, Local, Told
 from gateway.ledger.plans import pack
 from gateway.store.door import StoreDown
 from policies.domain import Reservation
@@ -268,6 +268,20 @@ async def test_the_stores_clock_goes_on_by_ours(monkeypatch):
     at = 102.5
 
     assert frozen.now_us() == 7_500_000
+
+
+def test_a_meter_that_nobody_has_touched_for_long_is_forgotten():
+    """What was told of it would not be shared out any more; a key that came once must not cost memory for ever."""
+    frozen, start = Frozen(), 5_000_000
+    for second in range(600):
+        level = f"key:{second}"
+        frozen.heard(wire.Reply(start + second * 1_000_000, [], ["org", "f", second, level, "f", 1], 0, 1))
+
+    known = frozen.shared(Holding("acme"), "UTC")._known
+    assert len(frozen._told) <= 2 * FRESH + 2
+    assert ("org", "f") in known
+    assert ("key:599", "f") in known
+    assert ("key:500", "f") not in known
 
 
 async def test_nothing_is_known_before_the_first_heartbeat_was_answered(alone):
