@@ -48,6 +48,7 @@ class Store:
         self.round_trips = 0
         self._deadline = deadline
         self._client = client(url)
+        self._round_trip = f"a round trip to {what}"
         self._breaker = Breaker(self._ask, what)
 
     @property
@@ -189,7 +190,7 @@ class Store:
 
         At a deadline that found this loop busy the answer may have come and not been read: it gets `LATE` for that.
         """
-        task = clock.spawn(work, "store round trip")
+        task = clock.spawn(work, self._round_trip)
         try:
             for patience in (self._deadline, LATE):
                 if (await asyncio.wait({task}, timeout=patience))[0]:

@@ -202,8 +202,12 @@ class Theatre:
 
 
 def _tasks():
-    """Return the tasks of the gateway: one that waits for an idle connection's next request is the stage's."""
-    return {task for task in asyncio.all_tasks() if task.get_name() != "upstream connection"}
+    """Return the tasks of the gateway that a call may leave behind.
+
+    One that waits for an idle connection's next request is the stage's, and there is always one that waits for changes.
+    """
+    others = {"upstream connection", "a round trip to the stream of changes"}
+    return {task for task in asyncio.all_tasks() if task.get_name() not in others}
 
 
 def outlived():
