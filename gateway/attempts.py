@@ -167,7 +167,7 @@ class Attempts:
             await self._reply.whole(failed.passed.status, failed.passed.content_type, failed.passed.body)
             return None
         now = clock.monotonic()
-        return verdict(
+        no = verdict(
             tried,
             self._request.api,
             tokens=self._estimate.prompt_tokens + (self._request.max_tokens or 0),
@@ -175,6 +175,7 @@ class Attempts:
             back=min(self._services.fleet.live(before.deployment).freeze.left(now) for before, _ in tried),
             skipped=self.skipped.values(),
         )
+        return self._ended(no)
 
     def _ours(self, failure: Failure) -> Failure:
         """Return what a failure means for the call: that a continuation is refused is not its caller's fault."""
@@ -350,6 +351,12 @@ class Attempts:
         self._wasted_money += money(relay.attempt.candidate.deployment.price, used)
         self._wasted = used if before is None else together(before, used)
 
+    def _ended(self, no: Rejection) -> Rejection:
+        """Return a refusal in the words of what it was for: a deadline may be the end of the caller's token."""
+        if no.reason is Reason.DEADLINE and self._deadlines.of_token:
+            return replace(no, message="The token that this call came with has expired, which ends it. Get a new one.")
+        return no
+
     async def _tell_stopped(self, limit: Rejection, number: int) -> None:
         """End a stream that outgrew what a limit allows, after so many numbered events."""
         told = replace(limit, message=f"The answer was cut by a limit: {limit.message}.")
@@ -359,7 +366,7 @@ class Attempts:
         """End a committed answer that failed, unless the upstream has just said so itself."""
         message = f"The answer broke off ({failure.kind.value}); what came before is incomplete."
         reason = Reason.DEADLINE if failure.kind is FailureKind.DEADLINE else Reason.UPSTREAM_FAILED
-        rejection = Rejection(reason, message)
+        rejection = self._ended(Rejection(reason, message))
         if relay.told:
             await self._reply.break_off(failure.kind.value)
         else:

@@ -7,6 +7,7 @@ ended. Nothing that outlives the call refers to it, so that it is freed at once 
 
 import asyncio
 import contextlib
+import math
 import re
 from typing import Any
 
@@ -175,10 +176,11 @@ class Exchange:
         total = asked_total(self._told.get(_TIMEOUT), model.deadlines.total)
         if isinstance(total, Rejection):
             return total
-        if who.cut and who.expires is not None:
-            total = min(total, clock.monotonic() - self._begun_at + max(who.expires - clock.wall(), 0.0))
-        asked = total < model.deadlines.total
-        self._deadlines = replace(model.deadlines, total=total) if asked else model.deadlines
+        left = self._token_left(who)
+        if min(total, left) < model.deadlines.total:
+            self._deadlines = replace(model.deadlines, total=min(total, left), of_token=left < total)
+        else:
+            self._deadlines = model.deadlines
         if model.name != request.model:
             request = replace(request, model=model.name)
         session = self._told.get(_SESSIONS[0]) or self._told.get(_SESSIONS[1])
@@ -187,6 +189,12 @@ class Exchange:
         self._request = request
         self._estimate = services.estimates.of(who.key, request)
         return self._rank(request, model, who.reach)
+
+    def _token_left(self, who: Principal) -> float:
+        """Return after how many seconds of this call its token ends it, if its issuer has that so."""
+        if not who.cut or who.expires is None:
+            return math.inf
+        return clock.monotonic() - self._begun_at + max(who.expires - clock.wall(), 0.0)
 
     def _rank(self, request: InferenceRequest, model: Model, reach: Reach, *, broke: bool = False) -> Route | Rejection:
         """Rank the deployments of `model` that are within `reach`, and take a place at the first.

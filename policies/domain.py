@@ -186,13 +186,15 @@ class Deadlines(Struct, frozen=True):
 
     `first_content`: seconds within which a stream must have content (None: by prediction, `policies/retries.py`).
     `stall`: seconds of silence inside a stream that end it (None: the dialect's). `keep_alive`: seconds of silence
-    after which a streaming caller is sent a comment, and again, until there is content (None: never).
+    after which a streaming caller is sent a comment, and again, until there is content (None: never). `of_token`:
+    `total` is when the caller's token ends.
     """
 
     total: float = 900.0
     first_content: float | None = None
     stall: float | None = None
     keep_alive: float | None = None
+    of_token: bool = False
 
 
 class Model(Struct, frozen=True):

@@ -34,6 +34,11 @@ def out_of_reach(reach: Reach, deployment: Deployment) -> str | None:
     return None
 
 
+def reachable(reach: Reach, model: Model) -> bool:
+    """Say whether a principal may ask for `model`, and its calls may go to any deployment of it."""
+    return may_use(reach, model) and any(out_of_reach(reach, one) is None for one in model.deployments)
+
+
 def joined(*reaches: Reach) -> Reach:
     """Return the reach of one to whom all of `reaches` apply."""
     return Reach(

@@ -130,9 +130,11 @@ def answer_refused(_: AnyRequest, error: Refused) -> Response[ErrorAnswer]:
     return _answer(rejection.shape.status, body, headers)
 
 
-def answer_store_down(_: AnyRequest, error: StoreDown) -> Response[ErrorAnswer]:
+def answer_store_down(request: AnyRequest, error: StoreDown) -> Response[ErrorAnswer]:
     """Answer while the store is away."""
-    message = f"The store is down: {error}. If this was a change, it may have been made: list before you try again."
+    message = f"The store is down: {str(error).removesuffix('.')}."
+    if request.method not in {"GET", "HEAD"}:
+        message += " This change may have been made all the same: look before you try again."
     return _answer(503, ErrorBody(message, "server_error", None, "store_unavailable"), None)
 
 

@@ -5,6 +5,7 @@ the safe direction, and never waits for anybody.
 """
 
 import re
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from gateway.api.admin_terms import TermsAnswer, terms_of
 from gateway.api.admin_versions import ETAG, IfMatch, Versions, answer, needs_nothing
 from gateway.identity.key_making import create_key, rotate_key
 from gateway.identity.last_used import last_used
-from gateway.identity.records import KeyRecord
+from gateway.identity.records import Former, KeyRecord
 from gateway.identity.registry import Conflict, Lacking, Stored
 from policies.domain import Scope
 
@@ -187,7 +188,7 @@ def _rotate(parts: Parts) -> HTTPRouteHandler:
         responses=noes(
             "A field is wrong.",
             not_found="There is no such key.",
-            conflict="The key is revoked, or has expired.",
+            conflict="The key is revoked or has expired, or the secret before is still taken.",
             **BODY,
         ),
     )
@@ -202,6 +203,9 @@ def _rotate(parts: Parts) -> HTTPRouteHandler:
             expires = _live(there.record).expires
             if expires is not None and expires <= clock.wall():
                 raise conflict("The key has expired, and so would its new secret. Change its `expires` first.")
+            former = there.record.former
+            if former is not None and overlap and former.until > clock.wall():
+                raise conflict(_still_taken(former))
             try:
                 stored, key = await rotate_key(parts.registry, author_of(request), there, overlap)
             except Conflict:
@@ -235,6 +239,15 @@ def _revoke(parts: Parts) -> HTTPRouteHandler:
         )
 
     return revoke_key
+
+
+def _still_taken(former: Former) -> str:
+    """Say why a key is not rotated again: whoever was promised time for the last rotation would lose it."""
+    until = datetime.fromtimestamp(former.until, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"The key was rotated, and its secret before is taken until {until}; another rotation would end that. "
+        "Rotate after that, or with an overlap of 0, which ends both of its secrets at once."
+    )
 
 
 def _id(told: str) -> str:

@@ -38,11 +38,12 @@ class OrganizationAnswer(TermsAnswer, frozen=True, kw_only=True):
     """An organization as it is read.
 
     `version`: null for one that only the file has. `plan_in_force`: the plan it is held to, the file's where its
-    record names none; null where it has meters of its own, or none.
+    record names none; null where it has meters of its own, or none. `time_zone_in_force`: likewise.
     """
 
     name: str
     time_zone: str | None
+    time_zone_in_force: str
     version: int | None
     source: Literal["store", "file"]
     plan_in_force: str | None
@@ -187,6 +188,7 @@ def _told(parts: Parts, name: str, there: Stored[OrganizationRecord] | None) -> 
     return OrganizationAnswer(
         name=name,
         time_zone=record.time_zone,
+        time_zone_in_force=record.time_zone or ("UTC" if of_file is None else of_file.time_zone),
         version=None if there is None else there.version,
         source="file" if there is None else "store",
         plan_in_force=plan_in_force(record, None if of_file is None else of_file.plan),

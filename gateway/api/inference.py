@@ -19,7 +19,7 @@ from gateway.exchange import Exchange
 from gateway.services import Services
 from policies.apis import APIS
 from policies.domain import API, Model, Principal
-from policies.reach import may_use
+from policies.reach import reachable
 from policies.rejections import Rejection
 
 OWNER = "sluiceway"
@@ -59,7 +59,7 @@ def inference_router(services: Services) -> Router:
         who = await _caller(services, request)
         if isinstance(who, Rejection):
             return _rejected(who)
-        data = [_entry(model) for model in services.catalog.models if may_use(who.reach, model)]
+        data = [_entry(model) for model in services.catalog.models if reachable(who.reach, model)]
         return Response({"object": "list", "data": data}, headers={"x-request-id": new_request_id()})
 
     @get("/models/{model_id:path}", summary="Describe a model")
@@ -72,7 +72,7 @@ def inference_router(services: Services) -> Router:
         found = services.catalog.find(name)
         if found is None:
             return _rejected(services.catalog.missing(name))
-        if not may_use(who.reach, found):
+        if not reachable(who.reach, found):
             return _rejected(services.catalog.barred(name, who.reach))
         return Response(_entry(found), headers={"x-request-id": new_request_id()})
 

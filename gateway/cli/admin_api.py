@@ -32,6 +32,9 @@ ANY_VERSION = {"if-match": "*"}
 Document = dict[str, Any]
 """A record as the API tells it."""
 
+NOT_HERE = "is nothing this gateway does"
+"""What a gateway says of a path that it does not have at this address."""
+
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -152,6 +155,12 @@ class AdminApi:
             message = msgspec.json.decode(response.content, type=_ErrorAnswer).error.message
         except msgspec.DecodeError:
             return self._stranger(f"{response.status_code} without an error of ours")
+        if response.status_code == 404 and NOT_HERE in message:
+            return click.ClickException(
+                f"the admin API is not at {self._url}: {message.rstrip('.')}. It is where calls go, "
+                f"as a rule --url {DEFAULT_URL}; with `admin: {{on: operations}}` in the gateway's file it is on the "
+                f"operations address, as a rule --url http://HOST:8601."
+            )
         if response.status_code == 401:
             message = (
                 f"{self._url} refused the admin key: {message.rstrip('.')}. Set SLUICEWAY_ADMIN_KEY to the right one, "
@@ -168,7 +177,7 @@ class AdminApi:
 def path_to(*parts: str) -> str:
     """Return the path of `parts` under `/admin/v1`, each quoted. A name that would lead elsewhere is refused."""
     for part in parts:
-        if part in {"", ".", ".."}:
+        if part in {"", ".", ".."} or "/" in part:
             raise click.ClickException(f"{part!r} is no name. Give 1 to 64 letters, digits, dots, _ or -.")
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 

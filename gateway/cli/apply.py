@@ -1,12 +1,13 @@
 """`sluiceway apply`: make the store say of plans, organizations and teams what a file says.
 
 Law: what is about to change is shown first, and each change is made only to the version that was shown. A step that is
-refused ends the run, with what was done and what was not; run again, it goes on from there.
+refused ends the run, with what was done and what was not; run again, it goes on from there. Only a deletion that the
+gateway says must not be, such as of a team with live keys, ends nothing: the record is kept, with the reason.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,28 @@ import click
 import msgspec
 
 from gateway.cli import tables
-from gateway.cli.admin_api import AdminApi, Document, admin_options, as_seen, connect, path_to
+from gateway.cli.admin_api import AdminApi, Document, RefusedError, admin_options, as_seen, connect, path_to
 from gateway.cli.diffing import ORGANIZATION, TEAM, Kept, Outlook, Step, Target, outlook
 from gateway.cli.editing import line
+from gateway.cli.naming import backends_of, unknown_backends, unknown_plans
 from gateway.cli.teams import team_path, teams
 from gateway.config.mistakes import ConfigError
 from gateway.config.tenants import read_tenants
 
 _SIGNS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
+
+
+class Run(msgspec.Struct):
+    """What became of the steps, by their numbers: made, or refused with a reason; and what ended them early."""
+
+    done: set[int]
+    kept: dict[int, str]
+    stopped: click.ClickException | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Say whether nothing was refused."""
+        return self.stopped is None and not self.kept
 
 
 @click.command("apply")
@@ -43,16 +58,18 @@ def command(*, path: Path, dry_run: bool, prune: bool, url: str, admin_key_file:
     """  # noqa: D301 - click's mark for lines to leave as they are
     wanted = _wanted(path)
     api = connect(url, admin_key_file)
-    ahead = outlook(wanted, dict(_stored(api)), prune=prune)
+    plans = list(api.each(path_to("plans"), "plans"))
+    _check(api, path, wanted, (str(plan.get("name")) for plan in plans))
+    ahead = outlook(wanted, dict(_stored(api, plans)), prune=prune)
     if not as_json:
         _show(ahead)
-    done, refused = (0, None) if dry_run else _do(api, ahead, aloud=not as_json)
+    run = Run(set(), {}) if dry_run else _do(api, ahead, aloud=not as_json)
     if as_json:
-        tables.as_json(_told(ahead, done, None if refused is None else refused.message))
-    elif refused is None:
+        tables.as_json(_told(ahead, run))
+    elif run.whole:
         click.echo(_summed(ahead, dry_run=dry_run))
-    if refused is not None:
-        raise click.ClickException(_stopped(ahead, done, refused))
+    if not run.whole:
+        raise click.ClickException(_refused(ahead, run))
 
 
 def _wanted(path: Path) -> dict[Target, Document]:
@@ -72,9 +89,20 @@ def _wanted(path: Path) -> dict[Target, Document]:
     }
 
 
-def _stored(api: AdminApi) -> Iterator[tuple[Target, Kept]]:
+def _check(api: AdminApi, path: Path, wanted: dict[Target, Document], plans: Iterable[str]) -> None:
+    """Refuse a file with plans that are nowhere; warn of backends that are not there."""
+    mistake = unknown_plans(wanted, plans)
+    if mistake is not None:
+        raise click.ClickException(f"{path} names {mistake}. Nothing was changed.")
+    if any(backends_of(body) for target, body in wanted.items() if target.kind != "plan"):
+        listed = api.each(path_to("backends"), "backends")
+        for warning in unknown_backends(wanted, (str(one.get("name")) for one in listed)):
+            click.echo(f"Warning: {warning}", err=True)
+
+
+def _stored(api: AdminApi, plans: Iterable[Document]) -> Iterator[tuple[Target, Kept]]:
     """Yield what the store has of plans, organizations and teams, which is not what the gateway's file has."""
-    for plan in api.each(path_to("plans"), "plans"):
+    for plan in plans:
         if plan.get("source") == "store":
             yield Target("plan", (plan["name"],)), Kept(plan["plan"], plan["version"])
     for one in api.each(path_to("organizations"), "organizations"):
@@ -89,16 +117,24 @@ def _kept(one: Document, usual: Document) -> Kept:
     return Kept({name: one[name] for name in usual if name in one}, one["version"])
 
 
-def _do(api: AdminApi, ahead: Outlook, *, aloud: bool) -> tuple[int, click.ClickException | None]:
-    """Make the changes, in order, up to the first that is refused; return how many were made, and the refusal."""
+def _do(api: AdminApi, ahead: Outlook, *, aloud: bool) -> Run:
+    """Make the changes, in order, up to the first that is refused, but for deletions of what must stay."""
+    run = Run(set(), {})
     for number, step in enumerate(ahead.steps):
         try:
             _make(api, step)
         except click.ClickException as error:
-            return number, error
+            if not (step.action == "delete" and isinstance(error, RefusedError) and error.status == 409):
+                run.stopped = error
+                return run
+            run.kept[number] = error.message
+            said = f"kept: {step.target}: {error.message}"
+        else:
+            run.done.add(number)
+            said = f"done: {step}"
         if aloud:
-            click.echo(f"done: {step}")
-    return len(ahead.steps), None
+            click.echo(said)
+    return run
 
 
 def _make(api: AdminApi, step: Step) -> None:
@@ -122,7 +158,12 @@ def _show(ahead: Outlook) -> None:
             if step.action in said:
                 console.print(Text(f"    {said[step.action]}"))
     for target in ahead.kept:
-        console.print(Text(f"= {target} is kept: only the store has it; --prune deletes it", style="dim"))
+        more = "" if target in ahead.suspended else "; --prune deletes it"
+        console.print(Text(f"= {target} is kept: {_why(ahead, target)}{more}", style="dim"))
+
+
+def _why(ahead: Outlook, kept: Target) -> str:
+    return "it is suspended" if kept in ahead.suspended else "only the store has it"
 
 
 def _summed(ahead: Outlook, *, dry_run: bool) -> str:
@@ -137,16 +178,22 @@ def _records(ahead: Outlook) -> str:
     return f"{tables.count(ahead.right, 'record')} {'is' if ahead.right == 1 else 'are'}"
 
 
-def _stopped(ahead: Outlook, done: int, refused: click.ClickException) -> str:
-    failed, *rest = ahead.steps[done:]
-    made = f"Done: {done} of {tables.count(len(ahead.steps), 'step')}"
-    left = f"; not tried: {', '.join(map(str, rest))}" if rest else ""
-    why = refused.message.rstrip(".")
-    return f"cannot {failed}: {why}. {made}{left}. Mend it and run this again: it goes on from there."
+def _refused(ahead: Outlook, run: Run) -> str:
+    """Return in one line what was done and what was not."""
+    untried = ahead.steps[len(run.done) + len(run.kept) :]
+    failed = ""
+    if run.stopped is not None:
+        failed, untried = f"cannot {untried[0]}: {run.stopped.message.rstrip('.')}. ", untried[1:]
+    made = f"Done: {len(run.done)} of {tables.count(len(ahead.steps), 'step')}"
+    kept = f"; kept: {', '.join(str(ahead.steps[number].target) for number in run.kept)}" if run.kept else ""
+    left = f"; not tried: {', '.join(map(str, untried))}" if untried else ""
+    return f"{failed}{made}{kept}{left}. Mend it and run this again: it goes on from there."
 
 
-def _told(ahead: Outlook, done: int, refused: str | None) -> dict[str, Any]:
-    """Return the run as one JSON object."""
+def _told(ahead: Outlook, run: Run) -> dict[str, Any]:
+    """Return the run as one JSON object. `refused` is what ended it early; a deletion that was refused is `kept`."""
+    kept = [(target, _why(ahead, target)) for target in ahead.kept]
+    kept += [(ahead.steps[number].target, why) for number, why in run.kept.items()]
     return {
         "steps": [
             {
@@ -154,11 +201,11 @@ def _told(ahead: Outlook, done: int, refused: str | None) -> dict[str, Any]:
                 "kind": step.target.kind,
                 "name": step.target.name,
                 "changes": msgspec.to_builtins(step.changes),
-                "done": number < done,
+                "done": number in run.done,
             }
             for number, step in enumerate(ahead.steps)
         ],
-        "kept": [{"kind": target.kind, "name": target.name} for target in ahead.kept],
+        "kept": [{"kind": target.kind, "name": target.name, "why": why} for target, why in kept],
         "right": ahead.right,
-        "refused": refused,
+        "refused": None if run.stopped is None else run.stopped.message,
     }

@@ -81,10 +81,14 @@ class Step(Struct, frozen=True):
 
 
 class Outlook(Struct, frozen=True):
-    """Everything to do, in order; what is only in the store and stays there; how many records are right already."""
+    """Everything to do, in order; what is only in the store and stays there; how many records are right already.
+
+    `suspended`: those of `kept` that stay there in any case.
+    """
 
     steps: tuple[Step, ...]
     kept: tuple[Target, ...]
+    suspended: frozenset[Target]
     right: int
 
 
@@ -93,7 +97,8 @@ def outlook(wanted: Mapping[Target, Document], stored: Mapping[Target, Kept], *,
     found = [_step(target, body, stored.get(target)) for target, body in sorted(wanted.items(), key=_rank)]
     steps = [step for step in found if step is not None]
     extra = sorted(((target, kept) for target, kept in stored.items() if target not in wanted), key=_rank)
-    gone = [(target, kept) for target, kept in extra if prune and kept.body.get("state") != "suspended"]
+    suspended = frozenset(target for target, kept in extra if kept.body.get("state") == "suspended")
+    gone = [(target, kept) for target, kept in extra if prune and target not in suspended]
     steps += [
         Step("delete", target, changes(target.kind, kept.body, {}), version=kept.version)
         for target, kept in reversed(gone)
@@ -102,6 +107,7 @@ def outlook(wanted: Mapping[Target, Document], stored: Mapping[Target, Kept], *,
     return Outlook(
         steps=tuple(steps),
         kept=tuple(target for target, _ in extra if target not in going),
+        suspended=suspended,
         right=len(found) - sum(step is not None for step in found),
     )
 

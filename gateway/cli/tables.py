@@ -1,12 +1,14 @@
 """How commands show things: tables for lists, one value a line for a single record, JSON for programs.
 
-Law: what a gateway says is shown as text and never read as markup; a table cuts nothing that is told once. A record is
-shown as YAML, so that what is shown can be given back.
+Law: what a gateway says is shown as text and never read as markup; a table cuts nothing that is told once, and for
+programs folds nothing either: a row is a line. A record is shown as YAML, so that what is shown can be given back.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Any
 
 import click
@@ -16,6 +18,9 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 """What YAML reads as something else than text."""
 
+
+_UNBOUNDED = 1_000_000
+"""Columns of a table that no terminal bounds: wider than any row that an API tells."""
 
 _NAMES = ("id", "organization", "team", "name")
 _TIMES = frozenset({"created", "expires", "last_used", "former_until"})
@@ -32,7 +37,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 def table(columns: Sequence[str | Column], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; cells that do not fit are folded, never cut."""
+    """Print a table; cells that do not fit the terminal are folded, never cut. Where there is none, all fit."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -49,7 +54,14 @@ def table(columns: Sequence[str | Column], rows: Iterable[Sequence[str]]) -> Non
         )
     for row in rows:
         shown.add_row(*map(Text, row))
-    Console().print(shown)
+    if sys.stdout.isatty():
+        Console().print(shown)
+        return
+    plain = Console(file=StringIO(), width=_UNBOUNDED, force_terminal=False)
+    with plain.capture() as caught:
+        plain.print(shown)
+    for line in caught.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def as_json(value: object) -> None:

@@ -210,7 +210,7 @@ class FileRow(Row, frozen=True, kw_only=True):
 
     listen: Annotated[ListenRow, Key(section(ListenRow))] = field(default_factory=ListenRow)
     operations: Annotated[OperationsRow, Key(section(OperationsRow))] = field(default_factory=OperationsRow)
-    admin_key: Annotated[str | None, Key(values.secret)] = None
+    admin_key: Annotated[str | None, Key(values.admin_key)] = None
     admin: Annotated[AdminRow, Key(section(AdminRow))] = field(default_factory=AdminRow)
     store: Annotated[StoreRow, Key(section(StoreRow))] = field(default_factory=StoreRow)
     limits: Annotated[LimitsRow, Key(section(LimitsRow))] = field(default_factory=LimitsRow)

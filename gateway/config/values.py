@@ -34,6 +34,9 @@ _STORES = "write embedded, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:/
 _SENTINEL = "write redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB"
 _CLUSTER = "write redis+cluster://HOST:PORT,HOST:PORT"
 
+LEAST_ADMIN_KEY = 16
+"""Characters of an admin key, at least."""
+
 
 def text(reading: Reading, node: yaml.Node, _at: At) -> str:
     """Read any text but the empty one."""
@@ -247,6 +250,17 @@ def time_zone(reading: Reading, node: yaml.Node, _at: At) -> str:
         remedy = nearest(word.text, zones, "write an IANA name such as Europe/Berlin")
         raise MisreadError(f"{word.shown} is no time zone", remedy)
     return word.text
+
+
+def admin_key(reading: Reading, node: yaml.Node, at: At) -> str:
+    """Read a credential that opens everything, so nobody may guess it."""
+    value = secret(reading, node, at)
+    if len(value) < LEAST_ADMIN_KEY:
+        raise MisreadError(
+            f"has fewer than {LEAST_ADMIN_KEY} characters, which can be guessed",
+            "make a long one, such as by `openssl rand -hex 24`, or remove the line for one that `serve` makes",
+        )
+    return value
 
 
 def secret(reading: Reading, node: yaml.Node, at: At) -> str:

@@ -140,6 +140,8 @@ class IssuerKeys:
         else:
             if self._failing or self._keys is None:
                 log.info("keys of an issuer are known", issuer=self._issuer.name, keys=len(keys.fingerprints))
+            if not keys.fingerprints:
+                log.warning("an issuer's set holds no key that can be used", issuer=self._issuer.name)
             for kid in () if self._keys is None else self._keys.names - keys.names:
                 self._note_absent(kid)
             self._keys, self._fetched, self._failing = keys, self._asked, False

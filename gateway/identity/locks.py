@@ -14,7 +14,9 @@ from gateway.identity.records import KeyRecord
 from policies.rejections import Reason, Rejection
 
 UNKNOWN = Rejection(
-    Reason.BAD_KEY, "No such API key. It is well formed, but this gateway's operator never gave it out."
+    Reason.BAD_KEY,
+    "No such API key. It is well formed, but was never given out here, or a rotation has replaced it. "
+    "Ask your operator for the key that is good now.",
 )
 REVOKED = Rejection(Reason.BAD_KEY, "This API key was revoked. Ask your operator for another.")
 EXPIRED = Rejection(Reason.BAD_KEY, "This API key has expired. Ask your operator for another.")

@@ -17,8 +17,12 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import files
 from pathlib import Path
 
+import structlog
+
 from gateway import clock
 from gateway.store.door import StoreDown
+
+log = structlog.get_logger("sluiceway.store")
 
 __all__ = ["DataDirLocked", "embedded"]
 
@@ -33,6 +37,9 @@ RELEASED_WITHIN = 5.0
 
 POLL = 0.002
 """Seconds between two looks."""
+
+WATCH_EVERY = 1.0
+"""Seconds between two looks whether it still runs."""
 
 LONGEST_SOCKET = 100
 """Bytes of a unix socket's path that every platform takes."""
@@ -70,7 +77,11 @@ async def embedded(data_dir: Path) -> AsyncIterator[str]:
         server = _Server(data_dir, lock)
         try:
             await server.ready()
-            yield server.url
+            watching = clock.spawn(server.watch(), "watch the embedded store")
+            try:
+                yield server.url
+            finally:
+                watching.cancel()
         finally:
             await server.stop()
     finally:
@@ -122,6 +133,16 @@ class _Server:
             if clock.monotonic() > deadline:
                 raise StoreDown(f"the embedded store was not ready within {READY_WITHIN:.0f} s: {self._last_words()}")
             await asyncio.sleep(POLL)
+
+    async def watch(self) -> None:
+        """Tell the log should it end before it is stopped: nobody starts another, whose clock and books were older."""
+        while self._process.poll() is None:  # noqa: ASYNC110 - it is the system that knows
+            await asyncio.sleep(WATCH_EVERY)
+        log.error(
+            "the embedded store has ended: restart this gateway, whose books are on disk",
+            code=self._process.returncode,
+            said=self._last_words(),
+        )
 
     async def stop(self) -> None:
         """Let the watchdog stop it, and wait for both."""

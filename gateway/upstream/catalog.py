@@ -13,7 +13,7 @@ from gateway.config.settings import Backend, default_price
 from gateway.upstream.listing import Listed
 from policies.dialects import tokenizer_of
 from policies.domain import Deadlines, Deployment, Model, Reach, RoutingTerms
-from policies.reach import may_use
+from policies.reach import reachable
 from policies.rejections import Reason, Rejection
 
 EVERYTHING = frozenset({"text", "image", "audio", "file"})
@@ -46,7 +46,7 @@ class Catalog:
 
     def barred(self, name: str, reach: Reach) -> Rejection:
         """Refuse a model that a caller may not use, naming some that it may."""
-        usable = [model.name for model in self.models if may_use(reach, model)]
+        usable = [model.name for model in self.models if reachable(reach, model)]
         may = f"It may use {', '.join(usable[:MOST_NAMED])}" if usable else "It may use none that are served here"
         more = f" and {len(usable) - MOST_NAMED} more" if len(usable) > MOST_NAMED else ""
         message = f"This credential may not use the model {name[:128]!r}. {may}{more}."

@@ -219,4 +219,5 @@ async def test_a_call_ends_with_its_token_where_its_issuer_says_so(gateway, seco
     answer = await gateway.ask(key=key)
 
     assert answer.status_code == status
+    assert (b"token that this call came with has expired" in answer.content) is cut
     assert len(second.requests) == 1

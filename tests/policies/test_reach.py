@@ -2,7 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.domain import Reach
-from policies.reach import family, joined, may_use, out_of_reach
+from policies.reach import family, joined, may_use, out_of_reach, reachable
 from tests.policies.builders import deployment, model
 
 
@@ -57,6 +57,23 @@ def test_prompts_that_stay_local_go_to_no_hosted_deployment(local_only, hosted):
     found = out_of_reach(Reach(local_only=local_only), replace(deployment(), hosted=hosted))
 
     assert (found is not None) is (local_only and hosted)
+
+
+@pytest.mark.parametrize(
+    ("reach", "may"),
+    [
+        (Reach(), True),
+        (Reach(local_only=True), True),
+        (Reach(backends=(("far",),)), True),
+        (Reach(backends=(("far",),), local_only=True), False),
+        (Reach(models=(("other",),)), False),
+    ],
+)
+def test_a_model_is_reachable_where_any_deployment_of_it_is(reach, may):
+    """What is listed can be called."""
+    asked = model(deployment("near"), replace(deployment("far"), hosted=True))
+
+    assert reachable(reach, asked) is may
 
 
 def test_the_reach_of_several_is_what_all_of_them_allow():

@@ -60,11 +60,12 @@ def test_a_refusal_keeps_its_status_and_headers(status, type_):
     assert answer.headers["x-why"] == "1"
 
 
-def test_a_store_that_is_down_is_told_with_what_to_do():
-    status, error = told(answer_store_down(Asked, StoreDown("it sleeps")))
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_store_that_is_down_is_told_with_what_to_do(method):
+    status, error = told(answer_store_down(SimpleNamespace(method=method), StoreDown("it sleeps.")))
     assert (status, error.code, error.type) == (503, "store_unavailable", "server_error")
-    assert "it sleeps" in error.message
-    assert "list before you try again" in error.message
+    assert error.message.startswith("The store is down: it sleeps.")
+    assert ("may have been made" in error.message) is (method == "PUT")
 
 
 def test_a_fault_of_ours_is_told_without_its_details():

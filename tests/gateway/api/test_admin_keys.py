@@ -173,15 +173,27 @@ async def test_a_key_that_has_expired_is_not_rotated_until_it_lives_again(admin,
     record(await admin.post(f"{path}/rotate"))
 
 
-async def test_rotations_at_one_time_are_made_one_after_the_other(admin, identities):
-    """Each answer's secret is a real one until the next but one takes its place."""
+async def test_of_rotations_at_one_time_one_is_made(admin, identities):
+    """Whoever was promised time for the secret before keeps it."""
     made = await create(admin)
     answers = await asyncio.gather(*(admin.post(f"/keys/{made['id']}/rotate") for _ in range(5)))
-    assert {answer.status_code for answer in answers} == {200}
-    by_version = sorted((answer.json() for answer in answers), key=lambda key: key["version"])
-    for key in by_version[-2:]:
-        await until(identities, key["key"], wanted=True)
-    await until(identities, by_version[0]["key"], wanted=False)
+    assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]
+    (new,) = (answer.json()["key"] for answer in answers if answer.status_code == 200)
+    for key in (new, made["key"]):
+        await until(identities, key, wanted=True)
+
+
+async def test_a_rotation_that_would_end_anothers_overlap_is_refused(admin, identities):
+    """But for one that says so."""
+    made = await create(admin)
+    first = (await admin.post(f"/keys/{made['id']}/rotate")).json()
+    assert "is taken until" in error(await admin.post(f"/keys/{made['id']}/rotate"), 409)["message"]
+
+    second = (await admin.post(f"/keys/{made['id']}/rotate", json={"overlap": 0})).json()
+
+    await until(identities, second["key"], wanted=True)
+    for key in (first["key"], made["key"]):
+        await until(identities, key, wanted=False)
 
 
 @pytest.mark.parametrize("overlap", [-1, 2_592_001, "60", 1.5, None])

@@ -42,11 +42,12 @@ async def names(admin, limit):
 async def test_an_organization_is_created_read_changed_and_removed(admin):
     made = record(await admin.put(ACME, json=WHOLE), 201)
     own = {"name": "acme", "version": 1, "source": "store", "plan_in_force": "small"}
+    own["time_zone_in_force"] = WHOLE["time_zone"]
     assert made == {**WHOLE, **own}
     answer = await admin.get(ACME)
     assert record(answer) == made
     changed = record(await admin.put(ACME, json={}, headers=seen(answer)))
-    assert changed == {**DEFAULTS, **own, "version": 2, "plan_in_force": None}
+    assert changed == {**DEFAULTS, **own, "version": 2, "plan_in_force": None, "time_zone_in_force": "UTC"}
     assert error(await admin.delete(ACME), 428)["code"] == "precondition_required"
     assert error(await admin.delete(ACME, headers=seen(answer)), 412)["code"] == "precondition_failed"
     gone = await admin.delete(ACME, headers=seen(await admin.get(ACME)))

@@ -93,6 +93,16 @@ async def test_whoever_may_write_may_read(app, ask):
         assert (await ask(("admin:write",), method, path)).status_code not in {401, 403}
 
 
+async def test_the_admin_key_opens_as_either_credential(url, identities):
+    """As every other key does; with a wrong bearer token beside it the token counts."""
+    async with httpx.AsyncClient() as client:
+        good = await client.get(f"{url}/admin/v1/keys", headers={"x-api-key": ADMIN_KEY})
+        both = {"x-api-key": ADMIN_KEY, "authorization": "Bearer wrong"}
+        bad = await client.get(f"{url}/admin/v1/keys", headers=both)
+
+    assert (good.status_code, bad.status_code) == (200, 401)
+
+
 async def test_what_a_key_changes_has_its_name_in_the_audit(admin, ask):
     assert (await ask(("admin:write",), "PUT", "/admin/v1/organizations/umbrella", json={})).status_code == 201
     line = (await admin.get("/audit")).json()["lines"][0]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from litestar import Litestar, Response, get
 
+from gateway.api.admin import ERROR_ANSWERS
 from tests.gateway.cli.conftest import ADMIN_KEY
 from tests.gateway.identity.support import served
 
@@ -149,6 +150,40 @@ async def test_a_server_that_is_no_gateway_is_noticed(run):
     async with served(Litestar([another_api, another_list, a_page])) as address:
         for command in (LIST, ("audit",), ("usage", "--org", "acme"), ("plans", "ls")):
             assert "Is it a Sluiceway gateway?" in failed(await run(*command, "--url", address))
+
+
+@pytest.mark.parametrize(
+    "command", [LIST, ("orgs", "set", "acme"), ("orgs", "rm", "acme"), ("plans", "show", "p"), ("gateways", "ls")]
+)
+async def test_an_address_without_the_admin_api_is_told_with_where_it_is(run, command):
+    """A gateway is there, but its admin API is on its other port; nothing is taken for a record that is not there."""
+    async with served(Litestar([], exception_handlers=ERROR_ANSWERS)) as address:
+        line = failed(await run(*command, "--url", address))
+    assert line.startswith(f"Error: the admin API is not at {address}: ")
+    assert "`admin: {on: operations}`" in line
+    assert "--url http://HOST:8601" in line
+
+
+async def test_a_record_that_is_not_there_is_no_wrong_address(refused):
+    """The gateway that says so has the admin API."""
+    line = await refused("orgs", "show", "nobody")
+    assert "8601" not in line
+
+
+async def test_a_name_with_a_slash_is_refused_before_it_leads_elsewhere(refused):
+    """A server may read it as two parts of the path, and then the command would be told a wrong address."""
+    assert "'acme/ops' is no name" in await refused("orgs", "show", "acme/ops")
+
+
+@get("/admin/v1/keys")
+async def a_gateway_without_its_store() -> Response[dict[str, dict[str, str]]]:
+    return Response({"error": {"message": "The store is down: refused."}}, status_code=503)
+
+
+async def test_what_a_gateway_says_of_its_own_trouble_is_told_as_it_says_it(run):
+    """It knows whether something may have been changed; the command adds no guess."""
+    async with served(Litestar([a_gateway_without_its_store])) as address:
+        assert failed(await run(*LIST, "--url", address)) == "Error: The store is down: refused.\n"
 
 
 async def test_a_call_that_breaks_off_is_told(run):

@@ -4,7 +4,7 @@ from functools import partial
 import httpx
 import pytest
 
-from gateway.identity.records import OrganizationRecord, PlanRecord, TeamRecord
+from gateway.identity.records import Author, OrganizationRecord, PlanRecord, TeamRecord
 from tests.gateway.cli.conftest import ADMIN_KEY
 
 FILE = """
@@ -121,26 +121,82 @@ async def test_what_the_gateways_file_has_is_never_touched(sluiceway, written, r
     assert (await registry.get(OrganizationRecord, "filed")).record == OrganizationRecord(name="filed")
 
 
-async def test_a_refused_step_ends_the_run_which_goes_on_when_run_again(sluiceway, run, url, written, registry):
+async def test_a_refused_step_ends_the_run_which_goes_on_when_run_again(run, url, sluiceway, written, registry):
     """With what was done and what was not."""
-    created = await sluiceway("keys", "create", "--org", "initech", "--team", "x", "--name", "ci", "--json")
-    key_id = json.loads(created.stdout)["id"]
-    result = await run(*written(), "--prune", SLUICEWAY_URL=url)
+    long = FILE.replace("owner: ann", f"owner: {'a' * 600}")
+    result = await run(*written(long), SLUICEWAY_URL=url)
     assert result.exit_code == 1
-    assert result.stdout.count("done: create") == 5
+    assert result.stdout.endswith("done: create plan gold\n")
     assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("Error: cannot delete team initech/x: The team still has keys")
-    assert "Done: 5 of 7 steps; not tried: delete organization initech." in result.stderr
+    assert result.stderr.startswith("Error: cannot create organization acme: ")
+    assert "Done: 1 of 5 steps; not tried: create organization globex, create team acme/lab" in result.stderr
     assert "run this again" in result.stderr
 
+    assert (await sluiceway(*written())).stdout.endswith("4 created; 1 record is right already.\n")
+    assert await registry.get(TeamRecord, "acme/ops") is not None
+
+
+async def test_what_must_not_be_deleted_is_kept_and_the_rest_goes(sluiceway, run, url, written, registry):
+    """One team with live keys must not keep everybody else's leavings; the caller's script still hears of it."""
+    created = await sluiceway("keys", "create", "--org", "initech", "--team", "x", "--name", "ci", "--json")
+    key_id = json.loads(created.stdout)["id"]
+    await sluiceway("orgs", "set", "umbrella")
+    result = await run(*written(), "--prune", SLUICEWAY_URL=url)
+    assert result.exit_code == 1
+    made = result.stdout.splitlines()[-3:]
+    assert made[0].startswith("kept: team initech/x: The team still has keys")
+    assert made[1] == "done: delete organization umbrella"
+    assert made[2].startswith("kept: organization initech: ")
+    assert result.stderr == (
+        "Error: Done: 6 of 8 steps; kept: team initech/x, organization initech. "
+        "Mend it and run this again: it goes on from there.\n"
+    )
+
+    told = json.loads((await run(*written(), "--prune", "--json", SLUICEWAY_URL=url)).stdout)
+    assert [one["done"] for one in told["steps"]] == [False, False]
+    assert [one["name"] for one in told["kept"]] == ["initech/x", "initech"]
+    assert told["kept"][0]["why"].startswith("The team still has keys")
+
     await sluiceway("keys", "revoke", key_id)
-    told = (await sluiceway(*written(), "--prune")).stdout.splitlines()
-    assert told[-3:] == [
-        "done: delete team initech/x",
-        "done: delete organization initech",
-        "2 deleted; 5 records are right already.",
-    ]
+    assert (await sluiceway(*written(), "--prune")).stdout.endswith("2 deleted; 5 records are right already.\n")
     assert await registry.get(OrganizationRecord, "initech") is None
+
+
+async def test_what_is_suspended_is_kept_and_said_to_be(sluiceway, written):
+    """`--prune` would not delete it, so nobody is told that it does."""
+    await sluiceway("orgs", "set", "globex", "--state", "suspended")
+    for options in ((), ("--prune",)):
+        told = (await sluiceway(*written("organizations: {}"), *options)).stdout
+        assert "= organization globex is kept: it is suspended\n" in told
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--json",)])
+async def test_plans_that_are_nowhere_are_told_before_anything_is_done(refused, written, registry, options):
+    """All at once, with those that there are: of the file, of the gateway, of the store."""
+    kept = PlanRecord(name="kept", plan={"tokens_per_day": 5})
+    await registry.put(kept, Author("admin key"), action="create", expected=0)
+    text = """
+plans: {gold: {tokens_per_day: 5}}
+organizations:
+  a: {plan: bronze, teams: {x: {plan: tin}, y: {plan: gold}, z: {plan: kept}}}
+  b: {plan: bronze}
+  c: {plan: silver}
+"""
+    assert await refused(*written(text), *options) == (
+        "Error: tenants.yaml names plans that neither the file nor the gateway has: 'bronze' (organization a, "
+        "organization b); 'tin' (team a/x). Known: gold, kept, silver, standard. Nothing was changed.\n"
+    )
+    assert await registry.get(OrganizationRecord, "c") is None
+
+
+async def test_backends_that_are_not_there_are_warned_of(sluiceway, written, registry):
+    """They may come later, so what names them is made all the same."""
+    text = "organizations: {a: {backends: [gpu, gpu-9, h*, x*]}}"
+    for options in (("--dry-run",), ()):
+        assert (await sluiceway(*written(text), *options)).stderr == (
+            "Warning: organization a: the gateway has no backend 'gpu-9' now (it has: gpu, hosted)\n"
+        )
+    assert await registry.get(OrganizationRecord, "a") is not None
 
 
 @pytest.fixture
@@ -184,7 +240,7 @@ async def test_what_somebody_else_changes_meanwhile_is_not_overwritten(run, url,
 
 async def test_a_run_is_told_to_programs_as_one_object(sluiceway, run, url, written):
     """Also one that was refused."""
-    wrong = "plans: {gold: {tokens_per_day: 5}}\norganizations: {acme: {plan: bronze}, b: {}}"
+    wrong = "plans: {gold: {tokens_per_day: 5}}\norganizations: {acme: {metadata: {a: " + "b" * 600 + "}}, b: {}}"
     result = await run(*written(wrong), "--json", SLUICEWAY_URL=url)
     assert result.exit_code == 1
     told = json.loads(result.stdout)
@@ -194,10 +250,11 @@ async def test_a_run_is_told_to_programs_as_one_object(sluiceway, run, url, writ
         ("create", "organization", "b", False),
     ]
     assert told["steps"][0]["changes"] == [{"field": "tokens_per_day", "before": None, "after": 5}]
-    assert "there is no plan 'bronze'" in told["refused"]
+    assert "up to 512 printable characters" in told["refused"]
 
+    kept = {"kind": "plan", "name": "gold", "why": "only the store has it"}
     told = json.loads((await sluiceway(*written("organizations: {}"), "--json", "--dry-run")).stdout)
-    assert told == {"steps": [], "kept": [{"kind": "plan", "name": "gold"}], "right": 0, "refused": None}
+    assert told == {"steps": [], "kept": [kept], "right": 0, "refused": None}
 
 
 async def test_a_file_with_mistakes_changes_nothing(run, url, written, registry):

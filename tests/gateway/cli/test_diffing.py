@@ -132,3 +132,4 @@ def test_what_is_suspended_is_not_pruned():
 
     assert done(ahead) == ["delete team acme/blue"]
     assert ahead.kept == (team("acme", "red"),)
+    assert outlook({}, stored, prune=False).suspended == ahead.suspended == {team("acme", "red")}

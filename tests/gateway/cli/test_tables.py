@@ -1,3 +1,6 @@
+import re
+import sys
+
 import pytest
 import yaml
 
@@ -5,14 +8,19 @@ from gateway.cli import tables
 
 
 @pytest.fixture
-def width(monkeypatch):
-    """Set the width of the terminal."""
-    return lambda columns: monkeypatch.setenv("COLUMNS", str(columns))
+def terminal(monkeypatch):
+    """Make of standard output a terminal so many columns wide."""
+
+    def terminal(columns):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return terminal
 
 
-def test_what_is_told_is_text_and_no_markup(capsys, width):
+def test_what_is_told_is_text_and_no_markup(capsys):
     """A name may hold brackets, which rich would take for colours."""
-    width(80)
     tables.table(("name", "[b]"), [("[red]x[/red]", "[link]")])
 
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
@@ -21,18 +29,34 @@ def test_what_is_told_is_text_and_no_markup(capsys, width):
     ]
 
 
-def test_a_narrow_terminal_folds_and_cuts_nothing(capsys, width):
+def test_a_narrow_terminal_folds_and_cuts_nothing(capsys, terminal):
     """What is cut cannot be copied."""
-    width(20)
+    terminal(20)
     tables.table(("id", "name"), [("0123456789ab", "a-long-name-that-does-not-fit")])
-    told = "".join(capsys.readouterr().out.split())
+    seen = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    told = "".join(seen.split())
 
+    assert max(map(len, seen.splitlines())) <= 20
     assert sorted(told) == sorted("idname0123456789aba-long-name-that-does-not-fit")
 
 
-def test_numbers_stand_at_the_right_above_their_sum(capsys, width):
+def test_where_nobody_looks_a_row_is_a_line_without_padding(capsys, monkeypatch):
+    """So that `grep` finds whole rows, whatever the environment says of widths and colours."""
+    for name, value in {"COLUMNS": "20", "FORCE_COLOR": "1", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    models = ", ".join(f"model-{number}" for number in range(100))
+    tables.table(("backend", "models", "why"), [("gpu", models, "-"), ("hosted", "-", "no answer")])
+
+    wide = " " * (len(models) - 1)
+    assert capsys.readouterr().out.splitlines() == [
+        f"backend  models{wide[5:]}  why",
+        f"gpu      {models}  -",
+        f"hosted   -{wide}  no answer",
+    ]
+
+
+def test_numbers_stand_at_the_right_above_their_sum(capsys):
     """As in the report of usage."""
-    width(80)
     tables.table(("who", tables.Column("calls", right=True, footer="1,005")), [("a", "5"), ("b", "1,000")])
 
     assert capsys.readouterr().out.splitlines() == ["who  calls", "a        5", "b    1,000", "     1,005"]

@@ -84,11 +84,11 @@ GOLD = Plan(
 
 
 def test_the_whole_file_is_compiled(settings_of, tmp_path):
-    settings = settings_of(FULL, {"SLUICEWAY_ADMIN_KEY": "admin-1", "NVIDIA_API_KEY": "nvapi-1"})
+    settings = settings_of(FULL, {"SLUICEWAY_ADMIN_KEY": "admin-key-of-the-file", "NVIDIA_API_KEY": "nvapi-1"})
     text = frozenset({"text"})
     assert settings.listen == Listen("0.0.0.0", 9000)
     assert settings.operations == Listen("::1", 9001)
-    assert settings.admin_key == "admin-1"
+    assert settings.admin_key == "admin-key-of-the-file"
     assert settings.admin_on == "operations"
     state = tmp_path / "state"
     assert settings.store == StoreSettings("redis://h:6379/1", state, "local", allow_eviction=True, identity_grace=60)

@@ -34,11 +34,11 @@ def test_mistakes_come_in_the_files_order_and_name_the_file(mistakes_of, tmp_pat
 
 def test_nothing_secret_is_printed_of_settings(settings_of):
     settings = settings_of(
-        "admin_key: hunter2-admin\n"
+        "admin_key: hunter2-admin-hunter2\n"
         "store: {url: redis://:hunter2@h}\n"
         "backends: {gpu: {kind: vllm, base_url: http://h/v1, api_key: hunter2-backend}}\n"
     )
-    assert settings.admin_key == "hunter2-admin"
+    assert settings.admin_key == "hunter2-admin-hunter2"
     for printed in (repr(settings), str(settings), pretty_repr(settings), f"{settings.backends}"):
         assert "hunter2" not in printed
         assert "***" in printed

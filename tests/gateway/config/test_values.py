@@ -85,6 +85,7 @@ SECRET = "hunter2"
         ("plans: {p: {tokens_in_all: 5, when_down: cut}}\n", 2, "plans.p.when_down", "write one of deny, local"),
         ("organizations: {acme: {plan: ''}}\n", 2, "organizations.acme.plan", "is empty"),
         ("admin_key: ''\n", 2, "admin_key", 'is empty; write "${VAR}" or {file: PATH}'),
+        ("admin_key: fifteen-letters\n", 2, "admin_key", "fewer than 16 characters, which can be guessed"),
         ("admin_key: a b\n", 2, "admin_key", "what no credential may"),
         ("admin_key: clé\n", 2, "admin_key", "what no credential may"),
         ("admin_key: [k]\n", 2, "admin_key", "must be a single value"),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from gateway.store import embedded as module
 from gateway.store.door import Store, StoreDown
@@ -163,6 +164,23 @@ async def test_one_that_does_not_stop_is_killed(tmp_path, monkeypatch):
         os.kill(pid, signal.SIGSTOP)
 
     assert await comes_true(lambda: ended(pid))
+
+
+async def test_one_that_ends_by_itself_is_told_with_what_to_do(tmp_path, monkeypatch):
+    """Nobody starts another; without this line there would only be calls that fail."""
+    monkeypatch.setattr(module, "WATCH_EVERY", 0.01)
+    with structlog.testing.capture_logs() as told:
+        async with embedded(tmp_path) as url:
+            store = Store(url, deadline=5.0)
+            (info,) = await store.send(("INFO", "server"))
+            await store.close()
+            os.kill(info["process_id"], signal.SIGKILL)
+            async with asyncio.timeout(10):
+                while not told:  # noqa: ASYNC110 - it is the log that changes
+                    await asyncio.sleep(0.01)
+
+    assert "restart this gateway" in told[0]["event"]
+    assert told[0]["code"]
 
 
 async def test_a_long_temporary_directory_does_not_make_the_sockets_path_too_long(tmp_path, monkeypatch):

@@ -81,7 +81,9 @@ def test_a_window_that_was_written_down_is_kept_and_one_that_was_told_fills_the_
 )
 def test_a_model_that_a_caller_may_not_use_is_refused_with_some_that_it_may(lists, words):
     """At most ten are named."""
-    catalog = Catalog([model(name=f"m{number}") for number in (1, 2, *range(10, 12), *range(3, 10), *range(12, 21))])
+    catalog = Catalog(
+        [model(deployment(), name=f"m{number}") for number in (1, 2, *range(10, 12), *range(3, 10), *range(12, 21))]
+    )
 
     refused = catalog.barred("other", Reach(models=lists))
 

@@ -1,0 +1,39 @@
+import pytest
+
+from gateway.cli.diffing import Target
+from gateway.cli.naming import unknown_backends, unknown_plans
+
+ACME, LAB, GOLD = Target("organization", ("acme",)), Target("team", ("acme", "lab")), Target("plan", ("gold",))
+
+
+@pytest.mark.parametrize("plan", [None, "gold", "standard"])
+def test_a_plan_may_be_the_files_or_the_gateways_or_none_at_all(plan):
+    """Those are all that there are."""
+    assert unknown_plans({GOLD: {}, ACME: {"plan": plan}, LAB: {}}, ["standard"]) is None
+
+
+def test_a_plan_that_is_nowhere_is_told_once_with_all_who_name_it():
+    """And with those that are somewhere."""
+    told = unknown_plans({GOLD: {}, ACME: {"plan": "tin"}, LAB: {"plan": "tin"}}, ["standard"])
+
+    assert told == (
+        "plans that neither the file nor the gateway has: 'tin' (organization acme, team acme/lab). "
+        "Known: gold, standard"
+    )
+
+
+@pytest.mark.parametrize("name", ["gpu", "pool", "pool@10.0.0.1:8000", "later*", "*"])
+def test_a_backend_may_be_one_or_all_of_its_replicas_or_a_pattern(name):
+    """A pattern is there for what comes later."""
+    assert unknown_backends({ACME: {"backends": [name]}}, ["gpu", "pool@10.0.0.1:8000"]) == []
+
+
+def test_a_backend_that_is_not_there_is_told_with_those_that_are():
+    """One line for each."""
+    wanted = {ACME: {"backends": ["a", "gpu"]}, LAB: {"backends": ["a", "b"]}}
+
+    assert unknown_backends(wanted, ["gpu"]) == [
+        "organization acme, team acme/lab: the gateway has no backend 'a' now (it has: gpu)",
+        "team acme/lab: the gateway has no backend 'b' now (it has: gpu)",
+    ]
+    assert unknown_backends({ACME: {"backends": ["a"]}}, [])[0].endswith("(it has: none)")
