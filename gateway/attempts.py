@@ -21,6 +21,7 @@ from gateway.services import Services
 from gateway.telemetry import Attributes, Span, finish, propagate, usage_attributes
 from gateway.upstream.attempt import Attempt, AttemptFailed
 from gateway.upstream.fleet import Ticket
+from policies.affinity import Beginning
 from policies.apis import APIS
 from policies.candidates import DRAINED
 from policies.continuation import continuable
@@ -81,6 +82,7 @@ class Attempts:
         *,
         call: Span,
         deadlines: Deadlines,
+        begins: Beginning,
         forwards: Headers,
     ) -> None:
         self.relay: Relay | None = None
@@ -90,6 +92,7 @@ class Attempts:
         self._request = request
         self._estimate = estimate
         self._deadlines = deadlines
+        self._begins = begins
         self._key = reservation.claim.key
         self._growing = Growing(services, request, reservation)
         self._reply = reply
@@ -162,7 +165,7 @@ class Attempts:
             candidate = await self._next(planned, tried, deadline, budget)
             if candidate is not None:
                 live = self._services.fleet.live(candidate.deployment)
-                ticket = Ticket(live, self._estimate.prompt_tokens, clock.monotonic())
+                ticket = Ticket(live, candidate.prefill, clock.monotonic(), self._begins)
         if failed is not None and failed.passed is not None and passes(tried) and not self.continued:
             await self._reply.whole(failed.passed.status, failed.passed.content_type, failed.passed.body)
             return None
@@ -304,6 +307,7 @@ class Attempts:
             live.breaker.abandoned(probe=probe)
             return
         live.answered(self._request.api)
+        attempt.served()
         if self.continued:
             metrics.continued.inc()
             return

@@ -24,6 +24,7 @@ from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
 from gateway.upstream.fleet import Ticket
+from policies.affinity import LEAST, NONE, beginning
 from policies.apis import APIS
 from policies.candidates import BUDGET
 from policies.claims import claim, lacks_money
@@ -68,6 +69,9 @@ _BUG = Rejection(Reason.INTERNAL, "The gateway failed on this call; its log has 
 _SESSIONS = (b"x-affinity", b"x-session-id")
 """The headers by which callers name what their calls have in common; the first is Mistral Vibe's."""
 
+_CACHE_KEY = "prompt_cache_key"
+"""OpenAI's member of the same meaning, as it stands in the body."""
+
 MOST_SESSION = 128
 """Bytes of a session's name that count."""
 
@@ -84,6 +88,7 @@ class Exchange:
         self._request: InferenceRequest | None = None
         self._estimate = Estimate(0, 0, 0, 0)
         self._deadlines = Deadlines()
+        self._begins = NONE
         self._reservation: Reservation | None = None
         self._attempts: Attempts | None = None
         self._route: Route | None = None
@@ -183,11 +188,13 @@ class Exchange:
             self._deadlines = model.deadlines
         if model.name != request.model:
             request = replace(request, model=model.name)
-        session = self._told.get(_SESSIONS[0]) or self._told.get(_SESSIONS[1])
-        if session is not None:
-            request = replace(request, session=f"{who.key}/{session[:MOST_SESSION].decode('latin-1')}")
+        session = self._told.get(_SESSIONS[0]) or self._told.get(_SESSIONS[1]) or request.members.get(_CACHE_KEY)
+        if session:
+            request = replace(request, session=f"{who.key}/{bytes(session)[:MOST_SESSION].decode('latin-1')}")
         self._request = request
         self._estimate = services.estimates.of(who.key, request)
+        if request.size >= LEAST and len(model.deployments) > 1:
+            self._begins = beginning(request, who.organization)
         return self._rank(request, model, who.reach)
 
     def _token_left(self, who: Principal) -> float:
@@ -204,12 +211,12 @@ class Exchange:
         services = self._services
         chain = [link for link in services.catalog.chain(model) if may_use(reach, link)]
         now = clock.monotonic()
-        snapshots = {link.name: services.fleet.snapshots(link, now) for link in chain}
+        snapshots = {link.name: services.fleet.snapshots(link, now, self._begins) for link in chain}
         planned = route(request, chain, snapshots, self._estimate, clock.dice, broke=broke, reach=reach)
         if isinstance(planned, Route):
             self._route = planned
-            live = services.fleet.live(planned.order[0].deployment)
-            self._ticket = Ticket(live, self._estimate.prompt_tokens, now)
+            first = planned.order[0]
+            self._ticket = Ticket(services.fleet.live(first.deployment), first.prefill, now, self._begins)
         return planned
 
     async def _admit(self, who: Principal, planned: Route) -> Reservation | Rejection:
@@ -252,6 +259,7 @@ class Exchange:
             admitted,
             call=self._span,
             deadlines=self._deadlines,
+            begins=self._begins,
             forwards=_forwarded(self._api, self._headers),
         )
         services.ledger.follow(admitted, self._attempts.bill)

@@ -231,7 +231,8 @@ class Snapshot(Struct, frozen=True):
     APIs it has said it does not have. `frozen_for`: seconds for which it has asked to be left alone (0: it has not).
     `down`: what its last free probe found wrong (None: nothing). `ttft_spread`: seconds by which 19 of 20 first tokens
     come later than predicted, at most. `absent`: why there is nothing to call at all (None: there is).
-    `drained`: an operator has asked for no new calls there.
+    `drained`: an operator has asked for no new calls there. `cached`: the share of the prompt in question whose prefill
+    is probably spared there.
     """
 
     deployment: Deployment
@@ -249,6 +250,7 @@ class Snapshot(Struct, frozen=True):
     ttft_spread: float = 0.0
     absent: str | None = None
     drained: bool = False
+    cached: float = 0.0
 
 
 class Candidate(Struct, frozen=True):
@@ -256,6 +258,7 @@ class Candidate(Struct, frozen=True):
 
     `latest`: seconds by which the first token has come 19 times of 20. `longest`: predicted seconds if the output runs
     to its bound. `money` is None where the price is unknown. `dropped` is the reason it is not in the route, else None.
+    `prefill`: tokens of the prompt that are probably not in its cache.
     """
 
     deployment: Deployment
@@ -267,6 +270,7 @@ class Candidate(Struct, frozen=True):
     reason: str
     dropped: str | None = None
     latest: float = 0.0
+    prefill: int = 0
 
 
 class Route(Struct, frozen=True):

@@ -1,5 +1,11 @@
 import os
 
+from hypothesis import HealthCheck, settings
+
+# How fast a busy machine draws examples, or runs one, says nothing about what is tested.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what needs parts that do not come with the suite, but where it is asked for."""

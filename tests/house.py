@@ -28,6 +28,7 @@ PURE = frozenset(
         "random",
         "re",
         "typing",
+        "zlib",
     ]
 )
 """What of the standard library the core may import: nothing that reaches outside or knows the time."""

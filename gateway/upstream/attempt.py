@@ -152,9 +152,14 @@ class Attempt:
     def first_content(self) -> None:
         """Note a stream's first content: the prompt is out of the queue and its time is learned."""
         self.first_at = clock.monotonic()
-        self.ticket.leave_queue()
+        self.ticket.prefilled(self.first_at)
         self.ticket.live.breaker.begun(probe=self.ticket.probe)
         self.ticket.live.latency.observe_first(self.first_at, self.first_at - self.sent_at, self.ticket.ahead)
+
+    def served(self) -> None:
+        """Note a whole answer; a plain one's prompt is known only now to be in the cache."""
+        if not self.first_at:
+            self.ticket.prefilled(clock.monotonic())
 
     def finished(self, completion_tokens: int) -> None:
         """Note a whole answer of that many output tokens: its pace is learned.

@@ -13,6 +13,7 @@ from gateway import clock
 from gateway.config.settings import Backend
 from gateway.upstream.condition import Condition
 from gateway.upstream.transport import open_transport
+from policies.affinity import NONE, Beginning, Prefilled
 from policies.apis import APIS
 from policies.breaker import Breaker, State
 from policies.dialects import DIALECTS, Dialect
@@ -53,13 +54,14 @@ class Live:
         self.latency = Latency(dialect.priors)
         self.breaker = Breaker()
         self.freeze = Freeze(dialect.freeze)
+        self.prefilled = Prefilled()
         self._off = _ON
         self._lacks: dict[API, float] = {}
         self._served_at: dict[API, float] = {}
         self._told_at: dict[FailureKind, float] = {}
 
-    def snapshot(self, deployment: Deployment, now: float) -> Snapshot:
-        """Return the frozen view at `now` of `deployment`, which is served here."""
+    def snapshot(self, deployment: Deployment, now: float, begins: Beginning = NONE) -> Snapshot:
+        """Return the frozen view at `now` of `deployment`, which is served here, for a prompt that begins so."""
         fixed, rate, token_time = self.latency.predict(now)
         until, reason = self._off
         return Snapshot(
@@ -78,6 +80,7 @@ class Live:
             down=self.condition.against(deployment.model),
             absent=self.condition.absent,
             drained=self.condition.drained,
+            cached=self.prefilled.known(begins, now) if begins.marks else 0.0,
         )
 
     def answered(self, api: API) -> None:
@@ -146,10 +149,12 @@ class Ticket:
     this call is the one that a half-open breaker let through.
     """
 
-    __slots__ = ("_closed", "_prompt_tokens", "_queued", "ahead", "live", "probe")
+    __slots__ = ("_begins", "_closed", "_prompt_tokens", "_queued", "ahead", "live", "probe")
 
-    def __init__(self, live: Live, prompt_tokens: int, now: float) -> None:
+    def __init__(self, live: Live, prompt_tokens: int, now: float, begins: Beginning = NONE) -> None:
+        """`prompt_tokens`: those to prefill; `begins`: the prompt, for whoever comes with the same beginning."""
         self.live = live
+        self._begins = begins
         self.ahead = live.queued_tokens + prompt_tokens
         self.probe = live.breaker.sent(now)
         self._prompt_tokens = prompt_tokens
@@ -158,8 +163,14 @@ class Ticket:
         live.in_flight += 1
         live.queued_tokens += prompt_tokens
 
+    def prefilled(self, now: float) -> None:
+        """Note that there is an answer: the prompt has been prefilled, and is in the cache."""
+        self.leave_queue()
+        if self._begins.marks:
+            self.live.prefilled.note(self._begins, now)
+
     def leave_queue(self) -> None:
-        """Note that the prompt has been prefilled."""
+        """Note that the prompt has probably been prefilled."""
         if self._queued:
             self._queued = False
             self.live.queued_tokens -= self._prompt_tokens
@@ -264,6 +275,7 @@ class Fleet:
                 live.breaker.due(now)
                 live.freeze.back()
                 live.latency.forget()
+                live.prefilled.forget()
 
     def _forget(self, home: Home | None) -> None:
         """Forget what was learned of a backend's models."""
@@ -278,9 +290,9 @@ class Fleet:
             live = self._live[deployment.id] = Live(deployment.id, home.dialect, home.condition)
         return live
 
-    def snapshots(self, model: Model, now: float) -> list[Snapshot]:
-        """Return the views of a model's deployments at `now`."""
-        return [self.live(deployment).snapshot(deployment, now) for deployment in model.deployments]
+    def snapshots(self, model: Model, now: float, begins: Beginning = NONE) -> list[Snapshot]:
+        """Return the views of a model's deployments at `now`, for a prompt that begins so."""
+        return [self.live(deployment).snapshot(deployment, now, begins) for deployment in model.deployments]
 
     async def close(self) -> None:
         """Close every connection."""

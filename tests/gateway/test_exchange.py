@@ -305,10 +305,12 @@ async def test_a_callers_session_reaches_routing(gateway, monkeypatch):
 
     for headers in ({"x-affinity": "s"}, {"x-session-id": "s"}, {"x-affinity": "s" * 500}, {}):
         await gateway.client.post("/v1/chat/completions", json=ASK, headers=headers)
+    await gateway.ask(prompt_cache_key="s")
     other = {"x-affinity": "s", "authorization": f"Bearer {await gateway.key()}"}
     await gateway.client.post("/v1/chat/completions", json=ASK, headers=other)
 
-    vibe, usual, long, none, others = [request.session for request in seen]
+    vibe, usual, long, none, member, others = [request.session for request in seen]
     assert vibe == usual != others
+    assert member.endswith('/"s"')
     assert len(long) < 200
     assert none == ""

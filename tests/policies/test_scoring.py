@@ -1,3 +1,5 @@
+from msgspec.structs import replace
+
 from policies.domain import Estimate, RoutingTerms
 from policies.scoring import score
 from tests.policies.builders import HOSTED, deployment, snapshot
@@ -39,3 +41,26 @@ def test_calls_already_there_make_it_dearer():
 def test_an_unknown_price_is_no_price():
     """Not zero: the ranking puts it last."""
     assert score(snapshot(deployment(price=None)), CALL, TERMS).money is None
+
+
+def test_what_is_cached_is_not_prefilled_again():
+    """Neither does it hold up the calls that are there."""
+    warm = replace(snapshot(in_flight=2), cached=0.75)
+
+    scored, cold = score(warm, CALL, TERMS), score(snapshot(in_flight=2), CALL, TERMS)
+
+    assert (scored.prefill, cold.prefill) == (CALL.prompt_tokens // 4, CALL.prompt_tokens)
+    assert scored.ttft < cold.ttft
+    assert scored.score < cold.score
+    assert scored.money == cold.money
+
+
+def test_a_queue_that_costs_more_than_the_cache_spares_is_not_joined():
+    """Affinity gives way by the very seconds of both."""
+    spared = CALL.prompt_tokens // 2
+
+    def warm(queued):
+        return score(replace(snapshot(queued=queued), cached=0.5), CALL, TERMS).score
+
+    cold = score(snapshot(), CALL, TERMS).score
+    assert warm(spared - 100) < cold < warm(spared + 100)

@@ -4,6 +4,7 @@ import structlog
 from gateway import clock
 from gateway.config.settings import Backend
 from gateway.upstream.fleet import LACKS_SECONDS, Fleet, Home, Live, Ticket
+from policies.affinity import BLOCK, Beginning
 from policies.dialects import DIALECTS
 from policies.failures import OFF_SECONDS, Failure, FailureKind
 from tests.policies.builders import deployment, model
@@ -176,6 +177,32 @@ def test_a_ticket_holds_the_load_from_the_moment_of_routing():
         ticket.close()
         behind.close()
     assert (one.in_flight, one.queued_tokens) == (0, 0)
+
+
+def test_what_a_call_has_prefilled_is_known_to_the_next_one():
+    """Once there is an answer; a call that failed before has left nothing."""
+    one, begins = live(), Beginning((1, 2, 3), 4 * BLOCK)
+    failed = Ticket(one, 100, 0.0, begins)
+    failed.close()
+    assert one.snapshot(deployment(), 1.0, begins).cached == 0.0
+
+    Ticket(one, 100, 1.0, begins).prefilled(1.5)
+
+    assert one.snapshot(deployment(), 2.0, begins).cached == 0.75
+    assert one.snapshot(deployment(), 2.0).cached == 0.0
+
+
+async def test_a_backend_that_comes_back_has_an_empty_cache():
+    """It was restarted, for all that anybody knows."""
+    fleet, begins = Fleet(), Beginning((1, 2), 2 * BLOCK)
+    home = fleet.add(Backend("gpu-a", "vllm", "http://127.0.0.1:9/v1"))
+    one = fleet.live(deployment("gpu-a"))
+    one.prefilled.note(begins, 0.0)
+
+    fleet.back(home, 1.0)
+
+    assert one.snapshot(deployment(), 1.0, begins).cached == 0.0
+    await fleet.close()
 
 
 def test_exactly_one_ticket_is_the_probe():
