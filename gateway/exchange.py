@@ -41,6 +41,7 @@ from policies.domain import (
     Reservation,
     Route,
 )
+from policies.explaining import explained
 from policies.limits import NANO, limit_headers
 from policies.reach import may_use
 from policies.rejections import Reason, Rejection
@@ -68,6 +69,9 @@ _BUG = Rejection(Reason.INTERNAL, "The gateway failed on this call; its log has 
 
 _SESSIONS = (b"x-affinity", b"x-session-id")
 """The headers by which callers name what their calls have in common; the first is Mistral Vibe's."""
+
+_EXPLAIN = b"x-sluiceway-explain"
+"""The header by which a caller asks why its call goes where it goes."""
 
 _CACHE_KEY = "prompt_cache_key"
 """OpenAI's member of the same meaning, as it stands in the body."""
@@ -215,6 +219,8 @@ class Exchange:
         planned = route(request, chain, snapshots, self._estimate, clock.dice, broke=broke, reach=reach)
         if isinstance(planned, Route):
             self._route = planned
+            if self._told.get(_EXPLAIN) == b"1":
+                self._reply.explained = explained(planned)
             first = planned.order[0]
             self._ticket = Ticket(services.fleet.live(first.deployment), first.prefill, now, self._begins)
         return planned
@@ -362,6 +368,7 @@ class Exchange:
             skipped = [] if self._attempts is None else self._attempts.skipped.values()
             dropped = [f"{out.deployment.id}: {out.dropped}" for out in (*self._route.dropped, *skipped)]
             attributes["sluiceway.dropped"] = dropped
+            attributes["sluiceway.route"] = list(explained(self._route))
         return attributes
 
 

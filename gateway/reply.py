@@ -29,9 +29,10 @@ _UNBUFFERED: Headers = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", 
 class Reply:
     """One answer, in the shape of `api`.
 
-    `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known. `dropped`: backends that
-    were not asked for want of money, each with the reason. `changed`: what the last one asked was sent otherwise than
-    its caller wished. `broke`: why an answer that had begun does not end well.
+    `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known. `dropped`: backends
+    that were not asked for want of money, each with the reason. `changed`: what the last one asked was sent
+    otherwise than its caller wished. `explained`: the route, where the caller has asked for it. `broke`: why an
+    answer that had begun does not end well.
     """
 
     def __init__(self, send: Send, request_id: str, config: bytes, api: API = "chat") -> None:
@@ -44,6 +45,7 @@ class Reply:
         self.standing: Headers = []
         self.dropped: tuple[str, ...] = ()
         self.changed: tuple[str, ...] = ()
+        self.explained: tuple[str, ...] = ()
         self._send = send
         self._config = config
         self._streaming = False
@@ -134,9 +136,14 @@ class Reply:
         self.keep_alive(every)
 
     def _served_by(self) -> Headers:
+        route = [(b"x-sluiceway-route", ", ".join(self.explained).encode())] if self.explained else []
         if not self.attempts:
-            return []
-        served = [(b"x-sluiceway-attempts", b"%d" % self.attempts), (b"x-sluiceway-backend", self.backend.encode())]
+            return route
+        served = [
+            *route,
+            (b"x-sluiceway-attempts", b"%d" % self.attempts),
+            (b"x-sluiceway-backend", self.backend.encode()),
+        ]
         if self.dropped:
             served.append((b"x-sluiceway-dropped", ", ".join(self.dropped).encode()))
         if self.changed:

@@ -258,7 +258,8 @@ class Candidate(Struct, frozen=True):
 
     `latest`: seconds by which the first token has come 19 times of 20. `longest`: predicted seconds if the output runs
     to its bound. `money` is None where the price is unknown. `dropped` is the reason it is not in the route, else None.
-    `prefill`: tokens of the prompt that are probably not in its cache.
+    `prefill`: tokens of the prompt that are probably not in its cache. `imposed`: seconds by which the calls already
+    there become slower, all together.
     """
 
     deployment: Deployment
@@ -271,6 +272,7 @@ class Candidate(Struct, frozen=True):
     dropped: str | None = None
     latest: float = 0.0
     prefill: int = 0
+    imposed: float = 0.0
 
 
 class Route(Struct, frozen=True):

@@ -36,5 +36,6 @@ def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candid
         score=(cost or 0) + terms.value_of_time * (seconds + imposed),
         latest=ttft + snapshot.ttft_spread,
         prefill=prefill,
+        imposed=imposed,
         reason="late" if terms.ttft_target is not None and ttft > terms.ttft_target else "in time",
     )

@@ -2,8 +2,14 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# How fast a busy machine draws examples, or runs one, says nothing about what is tested.
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How fast a busy machine draws examples, or runs one, says nothing about what is tested. The lanes that must not be
+# flaky try the same examples every time; `soak` draws new ones.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("SLUICEWAY_LANE") != "soak",
+)
 settings.load_profile("suite")
 
 

@@ -296,6 +296,16 @@ async def test_a_plain_call_that_is_cut_is_paid_by_its_time(gateway, first):
     assert total.estimated_tokens == total.prompt_tokens + total.completion_tokens
 
 
+async def test_a_caller_who_asks_is_told_the_route(gateway):
+    """In the order in which deployments are tried; nobody else is."""
+    asked = await gateway.client.post("/v1/chat/completions", json=ASK, headers={"x-sluiceway-explain": "1"})
+
+    first, second = asked.headers["x-sluiceway-route"].split(", ")
+    assert first.startswith('"a/scripted";score=')
+    assert second.startswith('"b/scripted";score=')
+    assert "x-sluiceway-route" not in (await gateway.ask()).headers
+
+
 async def test_a_callers_session_reaches_routing(gateway, monkeypatch):
     """By Mistral Vibe's header, or another usual one; another key's session of the same name is another."""
     seen = []
