@@ -65,7 +65,8 @@ async def test_a_rate_admits_its_bucket_and_its_refill_and_never_more(server, ga
 
     admissions = [record.head.admitted_us for record in await server.records()]
     assert fullest(admissions, each, limited) <= limited.burst * sort.ticks
-    assert len(admissions) >= 50 + 0.5 * 100 * (max(admissions) - start) / SECOND_US
+    went_on = max(admissions) - min(admissions)  # a busy machine may come late to the first one
+    assert len(admissions) >= 50 + 0.5 * 100 * went_on / SECOND_US
 
 
 @pytest.mark.parametrize("kind", STOCKS)
