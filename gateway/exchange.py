@@ -24,7 +24,7 @@ from gateway.services import Services
 from gateway.store.door import StoreDown
 from gateway.telemetry import Attributes, finish, usage_attributes
 from gateway.upstream.fleet import Ticket
-from policies.affinity import LEAST, NONE, beginning
+from policies.affinity import NONE, beginning
 from policies.apis import APIS
 from policies.candidates import BUDGET
 from policies.claims import claim, lacks_money
@@ -197,7 +197,7 @@ class Exchange:
             request = replace(request, session=f"{who.key}/{bytes(session)[:MOST_SESSION].decode('latin-1')}")
         self._request = request
         self._estimate = services.estimates.of(who.key, request)
-        if request.size >= LEAST and len(model.deployments) > 1:
+        if len(model.deployments) > 1:
             self._begins = beginning(request, who.organization)
         return self._rank(request, model, who.reach)
 

@@ -33,26 +33,28 @@ async def download(url: str, *, within: float, longest: int, ca: Path | None = N
 
     Raises `Undelivered`, which shows no query: that may hold a credential.
     """
-    place = url.partition("?")[0]
     try:
         async with asyncio.timeout(within), cold_client(within, ca) as client:
             return await _body(client, url, longest)
     except TimeoutError as error:
-        raise Undelivered(f"{place} did not answer within {within:g} s") from error
+        raise Undelivered(f"{_shown(url)} did not answer within {within:g} s") from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-        raise Undelivered(f"{place}: {type(error).__name__}: {error}") from error
+        raise Undelivered(f"{_shown(url)}: {type(error).__name__}: {error}") from error
+
+
+def _shown(url: str) -> str:
+    return url.partition("?")[0]
 
 
 async def _body(client: httpx.AsyncClient, url: str, longest: int) -> bytes:
     async with client.stream("GET", url, headers=_AS_IT_IS) as answer:
-        place = url.partition("?")[0]
         if answer.status_code != 200:
-            raise Undelivered(f"{place} answered {answer.status_code}")
+            raise Undelivered(f"{_shown(url)} answered {answer.status_code}")
         body = bytearray()
         async for part in answer.aiter_raw():
             body += part
             if len(body) > longest:
-                raise Undelivered(f"{place} answered more than {longest} bytes")
+                raise Undelivered(f"{_shown(url)} answered more than {longest} bytes")
         return bytes(body)
 
 

@@ -6,12 +6,10 @@ Law: every term of every score is told, with its unit; what is told is what was 
 import re
 
 from policies.domain import Candidate, Route
+from policies.limits import NANO
 
 MOST = 16
 """Deployments told of: a header has to fit into what clients and proxies take, which is 8 KB and less."""
-
-NANO = 1_000_000_000
-"""Nano-dollars of a dollar."""
 
 _ODD = re.compile(r'[^ -~]|["\\]')
 

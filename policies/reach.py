@@ -39,14 +39,5 @@ def reachable(reach: Reach, model: Model) -> bool:
     return may_use(reach, model) and any(out_of_reach(reach, one) is None for one in model.deployments)
 
 
-def joined(*reaches: Reach) -> Reach:
-    """Return the reach of one to whom all of `reaches` apply."""
-    return Reach(
-        models=tuple(names for reach in reaches for names in reach.models),
-        backends=tuple(names for reach in reaches for names in reach.backends),
-        local_only=any(reach.local_only for reach in reaches),
-    )
-
-
 def _named(name: str, names: Iterable[str]) -> bool:
     return any(name.startswith(one[:-1]) if one.endswith("*") else name == one for one in names)

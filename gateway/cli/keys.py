@@ -13,9 +13,7 @@ from gateway.cli.admin_api import Document, admin_options, connect, path_to
 from gateway.cli.editing import patch, tell
 from gateway.cli.groups import Group
 from gateway.cli.terms import duration, merged, terms
-
-ID_LENGTH = 12
-"""Characters of a key's id, which stand after `sw_`."""
+from gateway.identity.keys import ID_LENGTH
 
 LIMITS = ("plan", "meters", "models", "backends", "local_only", "scopes", "networks", "expires", "metadata")
 """What may be said of a key when it is made."""

@@ -115,7 +115,7 @@ class Feed:
         except _Hole as hole:
             log.warning("the changes of the records are read anew", why=str(hole))
         except StoreDown:
-            pass
+            pass  # the door has logged it; until it is back nothing here is trusted
         except Exception:
             log.exception("the changes of the records cannot be followed")
         else:

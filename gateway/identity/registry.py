@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gateway.identity.fence import VERSION, Fence, fence, read_fence
 from gateway.identity.records import PREFIX, Author, KeyRecord, Kind, Record, key_of
-from gateway.store.door import NoScriptError, Store
+from gateway.store.door import Command, NoScriptError, Store
 
 log = structlog.get_logger("sluiceway.identity")
 
@@ -123,8 +123,7 @@ class Registry:
 
     async def fenced(self, wanted: Sequence[tuple[type[Any], str]]) -> tuple[Fence, list[Stored[Any] | None]]:
         """Return records likewise, and where the server stood that told of them."""
-        reads = (("HMGET", key_of(sort.kind, name), "v", "b") for sort, name in wanted)
-        stood, *replies = await self._store.send(fence(), *reads)
+        stood, *replies = await self._store.send(fence(), *map(_read, wanted))
         return read_fence(stood), [_stored(sort, reply) for (sort, _), reply in zip(wanted, replies, strict=True)]
 
     async def existing(self, key_ids: Iterable[str]) -> tuple[Fence, frozenset[str]]:
@@ -160,7 +159,7 @@ class Registry:
         """Return records likewise, None also for one that cannot be read: it must not hide all others from a list."""
         if not wanted:
             return []
-        replies = await self._store.send(*(("HMGET", key_of(sort.kind, name), "v", "b") for sort, name in wanted))
+        replies = await self._store.send(*map(_read, wanted))
         found: list[Stored[R] | None] = []
         for (sort, name), reply in zip(wanted, replies, strict=True):
             try:
@@ -241,6 +240,11 @@ class Registry:
         if not done:
             raise Conflict(number)
         return int(number)
+
+
+def _read(wanted: tuple[type[Record], str]) -> Command:
+    sort, name = wanted
+    return ("HMGET", key_of(sort.kind, name), "v", "b")
 
 
 def _index(kind: Kind) -> str:

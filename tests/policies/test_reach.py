@@ -2,7 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.domain import Reach
-from policies.reach import family, joined, may_use, out_of_reach, reachable
+from policies.reach import family, may_use, out_of_reach, reachable
 from tests.policies.builders import deployment, model
 
 
@@ -74,13 +74,6 @@ def test_a_model_is_reachable_where_any_deployment_of_it_is(reach, may):
     asked = model(deployment("near"), replace(deployment("far"), hosted=True))
 
     assert reachable(reach, asked) is may
-
-
-def test_the_reach_of_several_is_what_all_of_them_allow():
-    """One level cannot take back what another forbids."""
-    found = joined(Reach(models=(("a*",),)), Reach(models=(("ab",),), local_only=True), Reach(backends=(("x",),)))
-
-    assert found == Reach(models=(("a*",), ("ab",)), backends=(("x",),), local_only=True)
 
 
 @pytest.mark.parametrize(("name", "of"), [("gpu", "gpu"), ("gpu@h:1", "gpu"), ("gpu@[::1]:1/a@b", "gpu")])

@@ -4,6 +4,7 @@ from redis import Redis
 from gateway.identity.changes import Feed
 from gateway.identity.registry import Registry
 from gateway.store.door import Store
+from tests.fakes.identity_provider import IdentityProvider
 from tests.gateway.identity.support import Time, valkey
 
 
@@ -47,3 +48,9 @@ async def feed(store, listening):
 @pytest.fixture
 def time():
     return Time()
+
+
+@pytest.fixture
+async def idp():
+    async with IdentityProvider() as provider:
+        yield provider

@@ -26,12 +26,6 @@ class Clock:
 
 
 @pytest.fixture
-async def idp():
-    async with IdentityProvider() as provider:
-        yield provider
-
-
-@pytest.fixture
 def clock():
     return Clock()
 

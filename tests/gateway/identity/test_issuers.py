@@ -13,7 +13,7 @@ from gateway.identity.tokens import UNKNOWN_KID
 from policies.rejections import Reason
 from policies.subjects import Mapping, Subject
 from policies.tokens import EXPIRED
-from tests.fakes.identity_provider import CONFIGURATION, JWKS, IdentityProvider, new_key
+from tests.fakes.identity_provider import CONFIGURATION, JWKS, new_key
 
 BOTH = [CONFIGURATION, JWKS]
 
@@ -29,12 +29,6 @@ class Clocks:
 
     def wall(self):
         return time.time() + self.passed
-
-
-@pytest.fixture
-async def idp():
-    async with IdentityProvider() as provider:
-        yield provider
 
 
 @pytest.fixture
