@@ -4,25 +4,26 @@ Law: the only place that knows how the parts are made; everything below takes th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import structlog
-from litestar import Litestar, Request, Response, Router
-from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, ControllerRouterHandler
 from msgspec.structs import astuple
 
 from gateway import clock
-from gateway.api.admin import CREDENTIALS, ERROR_ANSWERS, BackendView, BodySchemas, Parts, admin_router
-from gateway.api.guards import all_guarded
-from gateway.api.inference import inference_router, straight
+from gateway.api.admin import BackendView, Parts
+from gateway.api.admin_explain import dry_run
+from gateway.api.admin_views import backends_seen
+from gateway.api.apps import admin_app, callers_app, guarded_app
+from gateway.api.cors import Cors
+from gateway.api.inference import straight
 from gateway.api.operations import operations_routes
 from gateway.config.settings import Settings
 from gateway.config.stored import kept_plan, stored_plan
-from gateway.errors import new_request_id
 from gateway.following import Following
 from gateway.identity.changes import Feed
 from gateway.identity.identify import Identities
@@ -32,15 +33,18 @@ from gateway.identity.records import DrainRecord, PlanRecord
 from gateway.identity.registry import Registry
 from gateway.ledger import Ledger
 from gateway.metrics import Metrics, Vitals
-from gateway.roll import Roll, Row
+from gateway.peers import Memory, Peers
+from gateway.roll import Roll, Row, reached_at
 from gateway.services import Services
-from gateway.store.door import Store
+from gateway.store.door import Store, StoreDown
+from gateway.store.joining import Joining
 from gateway.telemetry import Telemetry
 from gateway.upkeep import Upkeep
+from gateway.upstream.allowances import Allowances
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.fleet import Fleet
 from gateway.upstream.scanning import Scanning
-from policies.domain import Deployment
+from policies.latency import Latency, Pool
 
 log = structlog.get_logger("sluiceway.app")
 
@@ -59,11 +63,17 @@ FIGURES = {
 
 
 class Gateway:
-    """One gateway. `discover`: local engines on their usual ports are backends too."""
+    """One gateway. `discover`: local engines on their usual ports are backends too.
+
+    `settings`: what it runs on; `config_fault`, `config_waiting`: what of its file as it is now it does not, as
+    `reloading.py` has them.
+    """
 
     def __init__(self, settings: Settings, store: Store, listening: Store, admin_key: str, *, discover: bool) -> None:
         """Make the parts. `listening`: the store over connections of its own, which wait for changes."""
         self.settings = settings
+        self.config_fault: str | None = None
+        self.config_waiting: tuple[str, ...] = ()
         self.store = store
         instance = clock.token_hex(6)
         self.registry = Registry(store)
@@ -78,6 +88,7 @@ class Gateway:
             settings=settings,
             identities=self._identities(),
             ledger=self.ledger,
+            allowances=Allowances(store),
             fleet=fleet,
             catalog=Catalog(settings.models or ()),
             metrics=metrics,
@@ -85,38 +96,34 @@ class Gateway:
                 settings.telemetry.otlp_endpoint, settings.telemetry.sample, version=VERSION, instance=instance
             ),
         )
+        metrics.config(settings.digest)
+        self.cors = Cors(settings.listen.cors)
         self._admin_key = admin_key
+        self._parts: Parts | None = None
         self._local_plans = False
         self._following = (
             Following(self.registry, self.feed, DrainRecord, self._drain),
             Following(self.registry, self.feed, PlanRecord, self._plans_are),
         )
-        row = Row(
-            instance, settings.digest, VERSION, int(clock.wall()), f"{settings.listen.host}:{settings.listen.port}"
-        )
-        self._roll = Roll(store, row)
+        started, address = int(clock.wall()), reached_at(settings.listen.host, settings.listen.port)
+        self._roll = Roll(store, lambda: self._row(instance, started, address))
+        self._peers = Peers(store, fleet, instance)
+        self._memory = Memory(store, self._learners, lambda: self._peers.count)
+        self.joining = Joining(store, self._prepare, self._begin)
         self.scanning = Scanning(
             fleet, settings.backends, settings.models, self._publish, metrics.forget, discover=discover
         )
         self._gauges(metrics)
 
     def _identities(self) -> Identities:
-        settings = self.settings
         return Identities(
-            self.registry,
-            self.feed,
-            plans=settings.plans,
-            organizations=settings.organizations,
-            when_down=settings.store.when_down,
-            grace=settings.store.identity_grace,
-            compile_plan=partial(kept_plan, models=settings.model_names),
-            issuers=self.issuers,
-            last_used=self._last_used,
+            self.registry, self.feed, **_tenancy(self.settings), issuers=self.issuers, last_used=self._last_used
         )
 
     def _gauges(self, metrics: Metrics) -> None:
         metrics.engines(self._vitals)
         metrics.gauge("sluiceway_open_calls", "Calls under way.", lambda: self.services.intake.open_calls)
+        metrics.gauge("sluiceway_waiting_calls", "Calls that wait for a place.", lambda: self.services.room.waiting)
         metrics.gauge("sluiceway_body_bytes", "Bytes of bodies held.", lambda: self.services.intake.buffered)
         metrics.gauge("sluiceway_store_round_trips", "Store round trips since start.", lambda: self.store.round_trips)
         metrics.gauge("sluiceway_open_reservations", "Unsettled calls.", lambda: self.ledger.open_reservations)
@@ -146,6 +153,14 @@ class Gateway:
         stances = {plan.when_down or store.when_down for plan in plans}
         return self._local_plans or "local" in stances | {store.when_down}
 
+    @property
+    def knows_nobody(self) -> bool:
+        """Whether the store has been away for longer than callers are known without it: each is told 503."""
+        gone = self.store.down_since
+        if gone is None or self.feed.trusted:
+            return False
+        return clock.monotonic() >= max(gone, self.feed.proven(self.feed.epoch)) + self.settings.store.identity_grace
+
     def _figure(self, name: str) -> float:
         return float(getattr(self.ledger.figures, name))
 
@@ -157,80 +172,104 @@ class Gateway:
             for name, seen in found.items()
         }
 
+    def _row(self, instance: str, started: int, address: str) -> Row:
+        """Return what the others are told of this gateway."""
+        return Row(
+            instance,
+            self.settings.digest,
+            VERSION,
+            started,
+            address,
+            open_calls=self.services.intake.open_calls,
+            waiting=self.services.room.waiting,
+            refused=self.config_fault is not None,
+        )
+
+    def _learners(self) -> dict[tuple[str, ...], Pool | Latency]:
+        """Return what learns of the deployments of all models."""
+        models = self.services.catalog.models
+        return self.services.fleet.learners(one for model in models for one in model.deployments)
+
     def _publish(self, catalog: Catalog) -> None:
         self.services.catalog = catalog
+        self._memory.appeared()
+        room = self.services.room
+        for name in room.models:
+            model = catalog.find(name)
+            chain = [] if model is None else catalog.chain(model)
+            room.lists(name, (one.id for link in chain for one in link.deployments))  # one that has come has room
 
     async def start(self) -> None:
-        """Join the store and look at the backends. Raises StoreDown and UnfitStore."""
-        await self.upkeep.start()
-        await self.ledger.start()
+        """Join the store, now or as soon as it comes, and look at the backends. Raises UnfitStore."""
+        await self.joining.start()
         await self.issuers.start()
         await self.scanning.start()
+        with suppress(StoreDown):  # then it is read once the store is there
+            await self._memory.read()
+
+    async def _prepare(self, over: Store) -> None:
+        """Do what must precede the first call: the books as they were left, what is drained, the plans."""
+        await self.upkeep.start(over)
+        await self.ledger.start(over)
+        registry = Registry(over)
         for each in self._following:
-            await each.start()
+            await each.start(registry)
+
+    async def _begin(self) -> None:
+        """Do what goes on while the store is there."""
         await self.feed.start()
         self._last_used.start()
         self._roll.start()
+        self._peers.start()
+        self._memory.start()
+
+    async def take(self, settings: Settings) -> None:
+        """Go by other settings from the next call on; calls under way end as they began.
+
+        What only a restart can change has to be as it is. Raises OSError, before anything has changed.
+        """
+        await self.scanning.prepare(settings.backends, settings.models)
+        # One turn of the loop from here on, and first what might fail: then whose terms are in force is as it was.
+        self.scanning.take(settings.backends, settings.models)
+        before, self.settings = self.settings, settings
+        self.services.take(settings)
+        self.issuers.take(settings.issuers)
+        self.cors.take(settings.listen.cors)
+        if _of_tenants(before) != _of_tenants(settings):
+            self.services.identities.take(**_tenancy(settings))
+        if self._parts is not None:
+            for name, value in _of_file(settings).items():
+                setattr(self._parts, name, value)
+        self.services.metrics.config(settings.digest)
 
     def app(self) -> ASGIApp:
         """Return the app that callers talk to, and admins where the file has them there."""
-        admins = [self._admin()] if self.settings.admin_on == "callers" else []
-        return straight(self.services, self._litestar([inference_router(self.services), *admins]))
+        callers = callers_app(self.services)
+        return straight(self.services, callers, self._admins() if self.settings.admin_on == "callers" else callers)
 
     def operations(self, ready: Callable[[], Awaitable[str | None]], state: Callable[[], str]) -> ASGIApp:
         """Return the app of the operations' address; `ready` and `state` as `operations_routes` has them."""
-        admins = [self._admin()] if self.settings.admin_on == "operations" else []
-        return self._litestar([*operations_routes(self.services.metrics, ready, state), *admins])
+        routes = operations_routes(self.services.metrics, ready, state)
+        return self._admins(routes) if self.settings.admin_on == "operations" else guarded_app(self.services, routes)
 
-    def _litestar(self, routes: list[ControllerRouterHandler]) -> Litestar:
-        """Make an app of routes of which none is open by mistake."""
-        app = Litestar(
-            routes,
-            exception_handlers={
-                kind: _stamped(handler, self.settings.digest) for kind, handler in ERROR_ANSWERS.items()
-            },
-            response_headers={"x-sluiceway-config": self.settings.digest},
-            logging_config=None,
-            plugins=[BodySchemas()],
-            openapi_config=OpenAPIConfig(
-                "Sluiceway", VERSION, description="One endpoint for all models.", components=CREDENTIALS
-            ),
+    def _admins(self, beside: Iterable[ControllerRouterHandler] = ()) -> ASGIApp:
+        """Return the app of the admin API, and of what else is on its address."""
+        self._parts = Parts(
+            registry=self.registry,
+            store=self.store,
+            callers=self.services.identities,
+            admin_key=self._admin_key,
+            backends=self._seen,
+            dry_run=partial(dry_run, self.services),
+            catalog=lambda: self.services.catalog,
+            serves_without_store=lambda: self.serves_without_store,
+            **_of_file(self.settings),
         )
-        return all_guarded(app)
-
-    def _admin(self) -> Router:
-        return admin_router(
-            Parts(
-                registry=self.registry,
-                store=self.store,
-                callers=self.services.identities,
-                admin_key=self._admin_key,
-                plans=self.settings.plans,
-                organizations=self.settings.organizations,
-                issuers=[issuer.name for issuer in self.settings.issuers],
-                compile_plan=partial(stored_plan, models=self.settings.model_names),
-                backends=self._seen,
-            )
-        )
+        return admin_app(self.services, self._parts, VERSION, beside)
 
     def _seen(self) -> list[BackendView]:
-        """Return the backends as this gateway sees them, for admins."""
-        fleet, models = self.services.fleet, self.services.catalog.models
-        served: dict[str, dict[str, Deployment]] = {}
-        for deployment in (one for model in models for one in model.deployments):
-            served.setdefault(deployment.backend, {})[deployment.model] = deployment
-        return [
-            BackendView(
-                name=name,
-                kind=home.backend.kind,
-                hosted=home.backend.hosted,
-                up=home.condition.down is None if home.condition.probed else None,
-                why=home.condition.absent or home.condition.down,
-                in_flight=sum(fleet.live(one).in_flight for one in served.get(name, {}).values()),
-                models=tuple(served.get(name, {})),
-            )
-            for name, home in fleet.homes.items()
-        ]
+        """Return the backends as this gateway sees them now, for admins."""
+        return backends_seen(self.services.fleet, self.services.catalog, clock.monotonic())
 
     async def _last_calls(self) -> None:
         """Let calls that were just cancelled end, so that all of them are settled."""
@@ -241,12 +280,15 @@ class Gateway:
     async def close(self) -> None:
         """Settle everything, send the last spans, close every connection; call it when no call is left."""
         self.scanning.close()
+        await self.joining.close()
         self.upkeep.close()
         for each in self._following:
             each.close()
         await self.issuers.close()
         await self._roll.close()
         await self._last_calls()
+        await self._memory.close()
+        await self._peers.close()
         await self._last_used.close()
         await self.feed.close()
         await self.ledger.close()
@@ -254,13 +296,28 @@ class Gateway:
         await self.services.telemetry.close()
 
 
-def _stamped(handler: Callable[..., Response[Any]], config: str) -> Callable[..., Response[Any]]:
-    """Give every error answer the headers that every other answer has."""
+def _of_tenants(settings: Settings) -> tuple[object, ...]:
+    """Return what of the settings says what callers are held to."""
+    store = settings.store
+    return settings.plans, settings.organizations, settings.model_names, store.when_down, store.identity_grace
 
-    def stamped(request: Request[Any, Any, Any], error: Any) -> Response[Any]:  # noqa: ANN401 - the handlers' own
-        answer = handler(request, error)
-        answer.headers.setdefault("x-sluiceway-config", config)
-        answer.headers.setdefault("x-request-id", new_request_id())
-        return answer
 
-    return stamped
+def _tenancy(settings: Settings) -> dict[str, Any]:
+    """Return the same as `Identities` has it."""
+    return {
+        "plans": settings.plans,
+        "organizations": settings.organizations,
+        "when_down": settings.store.when_down,
+        "grace": settings.store.identity_grace,
+        "compile_plan": partial(kept_plan, models=settings.model_names),
+    }
+
+
+def _of_file(settings: Settings) -> dict[str, Any]:
+    """Return what of the settings the admin API's `Parts` hold, by its name there."""
+    return {
+        "plans": settings.plans,
+        "organizations": settings.organizations,
+        "issuers": [issuer.name for issuer in settings.issuers],
+        "compile_plan": partial(stored_plan, models=settings.model_names),
+    }

@@ -6,8 +6,7 @@ Who calls pays for the attempt that serves; what the others cost is told apart. 
 set aside is tried only once the difference is. A stream that breaks off is gone on with where its model says so.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
@@ -15,22 +14,25 @@ from gateway import clock
 from gateway.continuing import Continuing
 from gateway.errors import Headers
 from gateway.growth import Growing
+from gateway.planning import Planned
 from gateway.relay import Relay
 from gateway.reply import Reply
 from gateway.services import Services
+from gateway.succession import Succession
+from gateway.suspects import Suspects
 from gateway.telemetry import Attributes, Span, finish, propagate, usage_attributes
 from gateway.upstream.attempt import Attempt, AttemptFailed
-from gateway.upstream.fleet import Ticket
-from policies.affinity import Beginning
 from policies.apis import APIS
-from policies.candidates import DRAINED
 from policies.continuation import continuable
-from policies.domain import Bill, Candidate, Deadlines, Estimate, InferenceRequest, Reservation, Route, Usage
+from policies.deadlines import EXPIRED
+from policies.domain import Bill, Candidate, Route, Usage
 from policies.failures import Failure, FailureKind
+from policies.live import Ticket
 from policies.parts import Part, shares
 from policies.pricing import money
+from policies.reach import booked
 from policies.rejections import Reason, Rejection
-from policies.retries import RetryBudget, next_step, passes, verdict
+from policies.retries import passes, verdict
 from policies.rewrite import rewrite
 from policies.usage import together
 
@@ -41,60 +43,36 @@ NOTHING = Usage(0, 0, estimated=False)
 REFUSED = 300
 """The least HTTP status of an upstream that will not work for a call."""
 
-
-class Suspects:
-    """Those whose failure may have been the call's own doing. Nothing here refers to the call."""
-
-    def __init__(self) -> None:
-        self._failed: list[tuple[Ticket, Failure]] = []
-
-    def add(self, ticket: Ticket, failure: Failure) -> None:
-        """Take note of one."""
-        self._failed.append((ticket, failure))
-
-    def convict(self) -> None:
-        """Hold their failures against them: another deployment begins to serve the call."""
-        while self._failed:
-            ticket, failure = self._failed.pop()
-            ticket.live.convicted(failure, clock.monotonic(), probe=ticket.probe)
-
-    def acquit(self) -> None:
-        """Let those go that are left: nobody served."""
-        while self._failed:
-            ticket, _ = self._failed.pop()
-            ticket.live.breaker.abandoned(probe=ticket.probe)
+LIMITED = 429
+"""The HTTP status of an upstream that counts calls over time."""
 
 
 class Attempts:
-    """The attempts of one call, which `reservation` pays; `forwards` are the caller's headers that go upstream.
+    """The attempts of one call, for which `growing` sets aside; `forwards` are the caller's headers that go upstream.
 
-    `outcome`: how the last one ended. `skipped`: candidates that were passed over: they were drained
-    meanwhile, or the difference in price was refused.
+    `outcome`: how the last one ended.
     """
 
     def __init__(
         self,
         services: Services,
-        request: InferenceRequest,
-        estimate: Estimate,
+        planned: Planned,
         reply: Reply,
-        reservation: Reservation,
+        growing: Growing,
         *,
         call: Span,
-        deadlines: Deadlines,
-        begins: Beginning,
         forwards: Headers,
     ) -> None:
         self.relay: Relay | None = None
         self.outcome = CALLER_LEFT
-        self.skipped: dict[str, Candidate] = {}
         self._services = services
-        self._request = request
-        self._estimate = estimate
-        self._deadlines = deadlines
-        self._begins = begins
-        self._key = reservation.claim.key
-        self._growing = Growing(services, request, reservation)
+        self._request = planned.request
+        self._estimate = planned.estimate
+        self._deadlines = planned.deadlines
+        self._planned = planned
+        self._key = planned.who.key
+        self._growing = growing
+        self._succession = Succession(services, planned, growing)
         self._reply = reply
         self._call = call
         self._forwards = forwards
@@ -105,14 +83,13 @@ class Attempts:
 
     def bill(self, outcome: str | None = None) -> Bill:
         """Return what the call is settled with if it ends now; `outcome`: how, where it is not the last attempt's."""
-        relay, usage, deployment, cost = self.relay, NOTHING, "", 0
+        relay, usage, cost = self.relay, NOTHING, 0
         wasted, wasted_money = self._wasted, self._wasted_money
         parts = [] if self._continuing is None else [*self._continuing.parts]
-        if parts and self._continuing is not None:
-            deployment = self._continuing.deployment
+        served = None if self._continuing is None else self._continuing.last
         if relay is not None and relay.attempt.written and relay.attempt.status < REFUSED:
             served = relay.attempt.candidate.deployment
-            usage, deployment = self._used(relay), served.id
+            usage = self._used(relay)
             cost = money(served.price, usage)
             if parts:
                 parts.append(Part(served.price, usage))
@@ -121,23 +98,31 @@ class Attempts:
             usage, cost = divided.usage, divided.money
             wasted = divided.wasted if wasted is None else together(wasted, divided.wasted)
             wasted_money += divided.wasted_money
-        return Bill(usage, cost, deployment, outcome or self.outcome, self._reply.request_id, wasted, wasted_money)
+        name, replica = ("", "") if served is None else booked(served)
+        how, id_ = outcome or self.outcome, self._reply.request_id
+        return Bill(usage, cost, name, how, id_, wasted, wasted_money, replica)
+
+    @property
+    def skipped(self) -> Iterable[Candidate]:
+        """Candidates that were passed over: drained meanwhile, full, or dearer than could be set aside."""
+        return self._succession.skipped.values()
 
     @property
     def continued(self) -> int:
         """How many times another deployment was asked to go on with the answer."""
         return 0 if self._continuing is None else len(self._continuing.parts)
 
-    async def run(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
+    async def run(self, planned: Route, take: Callable[[], Ticket], begun_at: float) -> Rejection | None:
         """Answer the caller from the first deployment that can; a Rejection where none could.
 
-        `first`: the load that the call already holds on the first one. `begun_at`: when it began, monotonic seconds.
+        `take`: hands over the load that the call already holds on the first one. `begun_at`: when it began, monotonic
+        seconds.
         """
         self._keep_alive()
         if planned.model.on_stream_failure == "continue" and self._request.stream and continuable(self._request):
             self._continuing = Continuing(self._request)
         try:
-            return await self._try(planned, first, begun_at)
+            return await self._try(planned, take, begun_at)
         finally:
             self._reply.hush()
             self._suspects.acquit()
@@ -148,25 +133,24 @@ class Attempts:
         if every is not None and self._request.stream:
             self._reply.keep_alive(every)
 
-    async def _try(self, planned: Route, first: Ticket, begun_at: float) -> Rejection | None:
+    async def _try(self, planned: Route, take: Callable[[], Ticket], begun_at: float) -> Rejection | None:
         budget = self._services.budget(planned.model.name, begun_at)
         budget.call()
         deadline = begun_at + self._deadlines.total
         tried: list[tuple[Candidate, Failure]] = []
-        candidate: Candidate | None = planned.order[0]
-        ticket = first
-        failed: AttemptFailed | None = None
-        while candidate is not None:
-            last = len(tried) + 1 >= min(len(planned.order), planned.model.routing.max_attempts)
+        candidate, ticket = planned.order[0], take()
+        while True:
+            last = len(tried) + 1 >= min(len(planned.order), planned.terms.max_attempts)
             failed = await self._attempt(candidate, ticket, len(tried) + 1, deadline, last=last)
             if failed is None:
                 return None
             tried.append((candidate, self._ours(failed.failure)))
-            candidate = await self._next(planned, tried, deadline, budget)
-            if candidate is not None:
-                live = self._services.fleet.live(candidate.deployment)
-                ticket = Ticket(live, candidate.prefill, clock.monotonic(), self._begins)
-        if failed is not None and failed.passed is not None and passes(tried) and not self.continued:
+            following = await self._succession.after(planned, tried, deadline, budget)
+            self._reply.dropped += self._succession.told()
+            if following is None:
+                break
+            candidate, ticket = following
+        if failed.passed is not None and passes(tried) and not self.continued:
             await self._reply.whole(failed.passed.status, failed.passed.content_type, failed.passed.body)
             return None
         now = clock.monotonic()
@@ -176,7 +160,7 @@ class Attempts:
             tokens=self._estimate.prompt_tokens + (self._request.max_tokens or 0),
             remaining=deadline - now,
             back=min(self._services.fleet.live(before.deployment).freeze.left(now) for before, _ in tried),
-            skipped=self.skipped.values(),
+            skipped=self.skipped,
         )
         return self._ended(no)
 
@@ -185,67 +169,19 @@ class Attempts:
         asked_by_us = self.continued and failure.kind is FailureKind.CALLER
         return replace(failure, kind=FailureKind.UNSUPPORTED) if asked_by_us else failure
 
-    async def _next(
-        self, planned: Route, tried: list[tuple[Candidate, Failure]], deadline: float, budget: RetryBudget
-    ) -> Candidate | None:
-        """Return the candidate to try next, once it is its time; None where it is time to give up."""
-        while True:
-            now = clock.monotonic()
-            frozen = {
-                before.deployment.id: self._services.fleet.live(before.deployment).freeze.asked(now)
-                for before, _ in tried
-            }
-            step = next_step(planned, tried, frozen, deadline - now, budget, now=now, skipped=self.skipped)
-            if step.wait:
-                await asyncio.sleep(step.wait)
-            candidate = await self._payable(step.candidates)
-            if candidate is not None or not step.candidates:
-                return candidate
-
-    async def _payable(self, left: Sequence[Candidate]) -> Candidate | None:
-        """Return the first candidate that was not drained meanwhile and whose price is set aside, or could be."""
-        for candidate in left:
-            deployment = candidate.deployment
-            drained = self._services.fleet.live(deployment).condition.drained
-            reason = DRAINED if drained else await self._growing.covers(deployment.price)
-            if reason is None:
-                return candidate
-            self.skipped[deployment.id] = replace(candidate, dropped=reason)
-            self._reply.dropped += (f"{deployment.backend} ({reason})",)
-        return None
-
     async def _attempt(
         self, candidate: Candidate, ticket: Ticket, number: int, deadline: float, *, last: bool
     ) -> AttemptFailed | None:
         """Try one deployment; None once the caller has an answer, whole or cut."""
-        deployment, continuing = candidate.deployment, self._continuing
-        home = self._services.fleet.homes[deployment.backend]
-        request = self._request if continuing is None else continuing.asks(home.dialect)
-        self._reply.backend, self._reply.attempts = deployment.backend, number
-        base_url = home.backend.base_url
-        span = self._services.telemetry.attempt_span(self._call, request.api, candidate, number, base_url)
-        forwards = [(name, value) for name, value in self._forwards if name.decode() not in dict(home.dialect.headers)]
-        headers = [(b"x-request-id", self._reply.request_id.encode()), *propagate(span), *forwards]
-        attempt = Attempt(home, ticket, candidate)
-        self._services.metrics.in_flight(deployment.backend).inc()
-        if request.stream:
-            self._growing.watch(deployment.price, 0 if continuing is None else continuing.output_tokens)
-        relay = self.relay = Relay(
-            attempt,
-            request,
-            self._reply,
-            self._growing,
-            deadline,
-            deadlines=self._deadlines,
-            prompt_tokens=self._estimate.prompt_tokens,
-            last=last,
-            serves=self._suspects.convict,
-            hand=None if continuing is None else continuing.passes,
-        )
+        try:
+            relay, body, headers, span = self._begin(candidate, ticket, number, deadline, last=last)
+        except Exception:
+            ticket.drop()
+            raise
+        attempt = relay.attempt
         failure: Failure | None = None
         outcome = CALLER_LEFT
         try:
-            body, self._reply.changed = rewrite(request, deployment, home.dialect)
             await relay.run(body, headers)
             failure = relay.cut
             outcome = "ok" if failure is None else failure.kind.value
@@ -269,10 +205,40 @@ class Attempts:
                 failure, outcome = None, "ok"  # whoever left then had it all
             self.outcome = outcome
             attempt.close()
-            self._services.metrics.in_flight(deployment.backend).dec()
+            self._services.metrics.in_flight(candidate.deployment.backend).dec()
             self._learn(attempt, relay, failure, outcome)
             if span.is_recording():
                 self._finish(span, relay, outcome)
+
+    def _begin(
+        self, candidate: Candidate, ticket: Ticket, number: int, deadline: float, *, last: bool
+    ) -> tuple[Relay, bytes, Headers, Span]:
+        """Make an attempt ready: its relay, the body and the headers to send, its span."""
+        deployment, continuing = candidate.deployment, self._continuing
+        home = self._services.fleet.reached[ticket.live.condition]
+        request = self._request if continuing is None else continuing.asks(home.dialect)
+        self._reply.backend, self._reply.attempts = deployment.backend, number
+        base_url = home.backend.base_url
+        span = self._services.telemetry.attempt_span(self._call, request.api, candidate, number, base_url)
+        forwards = [(name, value) for name, value in self._forwards if name.decode() not in dict(home.dialect.headers)]
+        headers = [(b"x-request-id", self._reply.request_id.encode()), *propagate(span), *forwards]
+        if request.stream:
+            self._growing.watch(deployment.price, 0 if continuing is None else continuing.output_tokens)
+        body, self._reply.changed = rewrite(request, deployment, home.dialect)
+        relay = self.relay = Relay(
+            Attempt(home, ticket, candidate, request.choices),
+            request,
+            self._reply,
+            self._growing,
+            deadline,
+            deadlines=self._deadlines,
+            prompt_tokens=self._estimate.prompt_tokens,
+            last=last,
+            serves=self._suspects.convict,
+            hand=None if continuing is None else continuing.passes,
+        )
+        self._services.metrics.in_flight(deployment.backend).inc()
+        return relay, body, headers, span
 
     def _finish(self, span: Span, relay: Relay, outcome: str) -> None:
         """End an attempt's recorded span."""
@@ -293,30 +259,38 @@ class Attempts:
         if attempt.first_at and relay.events:
             metrics.ttft(backend).observe(attempt.first_at - attempt.sent_at)
         if failure is not None:
-            if failure.kind is FailureKind.SILENCE and self._request.stream:
-                attempt.unheard()
-            now, request_id = clock.monotonic(), self._reply.request_id
-            live.failed(failure, self._request.api, now, probe=probe, request_id=request_id)
-            if failure.ejects and failure.meaning.on_proof:
-                if relay.committed:  # it had begun to serve the call
-                    live.convicted(failure, now, probe=probe)
-                else:
-                    self._suspects.add(attempt.ticket, failure)
+            self._blame(attempt, relay, failure)
             return
         if outcome != "ok":
             live.breaker.abandoned(probe=probe)
             return
-        live.answered(self._request.api)
-        attempt.served()
+        live.answered(self._request.api, clock.monotonic())
+        told = relay.usage
+        attempt.served(None if self.continued else told)
         if self.continued:
             metrics.continued.inc()
             return
-        told = relay.usage
         if told is not None:
             attempt.finished(told.completion_tokens)
             self._services.estimates.learn(
                 self._key, self._request, told.prompt_tokens, told.completion_tokens, relay.events
             )
+
+    def _blame(self, attempt: Attempt, relay: Relay, failure: Failure) -> None:
+        """Hold a failure against its deployment as far as it speaks against it."""
+        live, probe, now = attempt.ticket.live, attempt.ticket.probe, clock.monotonic()
+        if failure.kind is FailureKind.SILENCE and self._request.stream:
+            attempt.unheard()
+        hosted = attempt.home.backend.hosted or live.allowance.limit > 0
+        # Of our own engines a 429 says that they are full, and only now.
+        if failure.kind is FailureKind.RATE_LIMITED and failure.status == LIMITED and hosted:
+            self._services.allowances.refused(live, attempt.home, failure, now)
+        live.failed(failure, self._request.api, now, probe=probe, request_id=self._reply.request_id)
+        if failure.ejects and failure.meaning.on_proof:
+            if relay.committed:  # it had begun to serve the call
+                live.convicted(failure, now, probe=probe)
+            else:
+                self._suspects.add(attempt.ticket, failure)
 
     def _used(self, relay: Relay) -> Usage:
         """Return what an attempt has used, or used: as told once it is whole, else as counted and marked so."""
@@ -358,7 +332,7 @@ class Attempts:
     def _ended(self, no: Rejection) -> Rejection:
         """Return a refusal in the words of what it was for: a deadline may be the end of the caller's token."""
         if no.reason is Reason.DEADLINE and self._deadlines.of_token:
-            return replace(no, message="The token that this call came with has expired, which ends it. Get a new one.")
+            return replace(no, message=EXPIRED)
         return no
 
     async def _tell_stopped(self, limit: Rejection, number: int) -> None:

@@ -47,7 +47,8 @@ class Connections:
     """The connections of one listener.
 
     `most` at once; `per_address` from one address (None: any number), those of `proxies` excepted, which speak for
-    many. `told` hears the reason of every refusal: `full` or `address`.
+    many. `told` hears the reason of every refusal: `full` or `address`. `parting`: each is asked to leave after the
+    answer that it gets next; `over`: and that one is, that no call is begun any more.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Connections:
         told: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.most = most
+        self.parting = self.over = False
         self._per_address = per_address
         self._proxies = proxies
         self._told = told
@@ -66,6 +68,14 @@ class Connections:
         self._at: dict[str, set[Guest]] = {}
         self._idle: list[tuple[float, Guest]] = []  # the longest idle last
         self._looked_at = self._logged_at = -LOG_EVERY
+
+    def bound(self, most: int, per_address: int | None) -> None:
+        """Take so many from now on; whoever is in stays.
+
+        Of those who came while one address might hold any number nobody knows how many it holds.
+        """
+        self.most = most
+        self._per_address = per_address
 
     def __len__(self) -> int:
         """Return how many were taken and are open."""

@@ -13,11 +13,11 @@ from policies.parts import Part
 
 
 class Continuing:
-    """The parts of one answer so far. `parts`: what each broken one used; `deployment`: who made the last of them."""
+    """The parts of one answer so far. `parts`: what each broken one used; `last`: who made the last of them."""
 
     def __init__(self, request: InferenceRequest) -> None:
         self.parts: list[Part] = []
-        self.deployment = ""
+        self.last: Deployment | None = None
         self._request = request
         self._transcript = Transcript()
         self._seam: Seam | None = None
@@ -56,4 +56,4 @@ class Continuing:
     def broke(self, deployment: Deployment, usage: Usage) -> None:
         """Keep what a broken part used."""
         self.parts.append(Part(deployment.price, usage))
-        self.deployment = deployment.id
+        self.last = deployment

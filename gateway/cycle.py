@@ -181,7 +181,7 @@ def begin(wire: Any) -> Cycle:  # noqa: ANN401 - a Wire, which stands on this mo
         default_headers=wire.server_state.default_headers,
         message_event=asyncio.Event(),
         expect_100_continue=wire.expect_100_continue,
-        keep_alive=version != "1.0" and wire.parser.should_keep_alive(),
+        keep_alive=version != "1.0" and wire.parser.should_keep_alive() and not wire.parting,
         on_response=wire.on_response_complete,
     )
 

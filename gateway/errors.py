@@ -30,6 +30,18 @@ def id_headers(request_id: str, api: API = "chat") -> Headers:
     return headers
 
 
+def refusal(rejection: Rejection, request_id: str, api: API = "chat") -> tuple[Headers, bytes]:
+    """Return the headers and the body of an answer that tells `rejection` and nothing else."""
+    body = error_body(rejection, request_id, api)
+    headers = [
+        *id_headers(request_id, api),
+        *error_headers(rejection),
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return headers, body
+
+
 def error_body(rejection: Rejection, request_id: str, api: API = "chat") -> bytes:
     """Return the JSON body that tells `rejection`."""
     return error_shapes.body(api, rejection.shape.status, _error(rejection), request_id)

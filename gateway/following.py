@@ -36,11 +36,15 @@ class Following(Generic[R]):
         feed.on_change(self._changed)
         feed.on_epoch(self._stale.set)
 
-    async def start(self) -> None:
-        """Read them, and then follow them. Raises StoreDown."""
+    async def start(self, over: Registry | None = None) -> None:
+        """Read them, and then follow them. Raises StoreDown.
+
+        `over`: what to read them by at first, where its own registry's store is not open yet. May be called again.
+        """
         self._stale.clear()
-        await self._read()
-        self._task = clock.spawn(self._follow(), f"follow every {self._sort.kind}")
+        await self._read(self._registry if over is None else over)
+        if self._task is None:
+            self._task = clock.spawn(self._follow(), f"follow every {self._sort.kind}")
 
     def close(self) -> None:
         """Follow no more."""
@@ -56,7 +60,7 @@ class Following(Generic[R]):
             await self._stale.wait()
             self._stale.clear()
             try:
-                await self._read()
+                await self._read(self._registry)
             except StoreDown:
                 self._stale.set()
                 await asyncio.sleep(AGAIN)
@@ -65,5 +69,5 @@ class Following(Generic[R]):
                 self._stale.set()
                 await asyncio.sleep(AGAIN)
 
-    async def _read(self) -> None:
-        self._tell([stored.record for stored in await self._registry.every(self._sort)])
+    async def _read(self, registry: Registry) -> None:
+        self._tell([stored.record for stored in await registry.every(self._sort)])

@@ -52,14 +52,16 @@ class Growing:
 
     async def covers(self, price: Price | None) -> str | None:
         """Set aside what the call costs more at `price`; if that cannot be, return why in one word."""
-        more = cost(price, self._reservation.claim.input_tokens, self._output) - self._money
-        if more <= 0:
-            return None
         try:
-            refusal = await self._ask(0, more)
+            refusal = await self.lacks(price)
         except StoreDown:
             return Reason.STORE_DOWN.value
         return None if refusal is None else BUDGET
+
+    async def lacks(self, price: Price | None) -> Rejection | None:
+        """Set aside what the call costs more at `price`; if that cannot be, return who refuses. Raises StoreDown."""
+        more = cost(price, self._reservation.claim.input_tokens, self._output) - self._money
+        return await self._ask(0, more) if more > 0 else None
 
     def watch(self, price: Price | None, already: int = 0) -> None:
         """Watch a stream that begins now, on a deployment of that price; so many output tokens came before it."""

@@ -33,6 +33,10 @@ class Intake:
         self.buffered = 0
         self._limits = limits
 
+    def bound(self, limits: Limits) -> None:
+        """Hold whoever comes from now on to other limits."""
+        self._limits = limits
+
     def enter(self) -> Rejection | None:
         """Count a call in; a Rejection when there are too many (then it is not counted)."""
         if self.open_calls >= self._limits.open_calls:
@@ -52,8 +56,9 @@ class Intake:
 
         `here`: the whole of it, where it need not be received.
         """
+        limits = self._limits
         if here is not None:
-            refused = self._refuse(len(here))
+            refused = self._refuse(limits, len(here))
             if refused is not None:
                 return refused
             self.buffered += len(here)
@@ -61,18 +66,18 @@ class Intake:
             here.clear()  # held once, as it is counted
             return body
         told = next((value for name, value in headers if name == b"content-length"), b"0")
-        refused = self._refuse(int(told) if told.isdigit() else 0)
+        refused = self._refuse(limits, int(told) if told.isdigit() else 0)
         if refused is not None:
             return refused
         try:
             with Patience() as patience:
-                patience.wait(self._limits.body_deadline)
-                return await self._collect(receive, patience)
+                patience.wait(limits.body_deadline)
+                return await self._collect(receive, patience, limits)
         except TimeoutError:
-            pace = f"{self._limits.body_deadline:g} seconds, and one more for each {PACE} bytes"
+            pace = f"{limits.body_deadline:g} seconds, and one more for each {PACE} bytes"
             return Rejection(Reason.BODY_TIMEOUT, f"The body did not come within {pace}.")
 
-    async def _collect(self, receive: Receive, patience: Patience) -> bytes | Rejection:
+    async def _collect(self, receive: Receive, patience: Patience, limits: Limits) -> bytes | Rejection:
         begun = clock.monotonic()
         parts: list[bytes] = []
         size = 0
@@ -86,21 +91,21 @@ class Intake:
                 parts.append(part)
                 size += len(part)
                 self.buffered += len(part)
-                refused = self._refuse(0, held=size)
+                refused = self._refuse(limits, 0, held=size)
                 if refused is not None:
                     return refused
                 if not message.get("more_body", False):
                     kept = True
                     return b"".join(parts)
-                patience.wait(begun + self._limits.body_deadline + size / PACE - clock.monotonic())
+                patience.wait(begun + limits.body_deadline + size / PACE - clock.monotonic())
         finally:
             if not kept:
                 self.buffered -= size
 
-    def _refuse(self, coming: int, held: int = 0) -> Rejection | None:
-        if max(coming, held) > self._limits.body:
-            return Rejection(Reason.TOO_LARGE, f"The body is larger than {self._limits.body} bytes, the most allowed.")
-        if self.buffered + coming > self._limits.buffered_total:
+    def _refuse(self, limits: Limits, coming: int, held: int = 0) -> Rejection | None:
+        if max(coming, held) > limits.body:
+            return Rejection(Reason.TOO_LARGE, f"The body is larger than {limits.body} bytes, the most allowed.")
+        if self.buffered + coming > limits.buffered_total:
             return _overloaded(f"{self.buffered} bytes of bodies are being held")
         return None
 

@@ -110,6 +110,8 @@ class Metrics:
             "From sending to a stream's first content, by backend.",
             "backend",
         )
+        self.waits, self.wait = _waiting(registry)
+        self._config, self.config_reloads, self.config_stale, self.config_waiting = _configs(registry)
         self.continued = Counter(
             "sluiceway_streams_continued", "Streams that broke off and were made whole elsewhere.", registry=registry
         )
@@ -125,6 +127,11 @@ class Metrics:
             buckets=_OVERHEAD,
             registry=registry,
         )
+
+    def config(self, digest: str) -> None:
+        """Tell which configuration is in force, and no other."""
+        self._config.clear()
+        self._config.labels(digest).set(1)
 
     def engines(self, read: Callable[[], Mapping[str, Vitals]]) -> None:
         """Tell what `read` says of each backend when scraped."""
@@ -142,6 +149,32 @@ class Metrics:
     def render(self) -> bytes:
         """Return the exposition text."""
         return generate_latest(self.registry)
+
+
+def _waiting(registry: _Registry) -> tuple[Callable[..., Counter], Callable[..., Histogram]]:
+    """Return what is counted of calls that found every place taken, and for how long they waited."""
+    waits = "Calls that found every place taken, by what became of them."
+    seconds = "How long calls waited for a place, by priority."
+    return (
+        _labelled(registry, Counter, "waits", waits, "model outcome"),
+        _labelled(registry, partial(Histogram, buckets=_SECONDS), "wait_seconds", seconds, "priority"),
+    )
+
+
+def _configs(registry: _Registry) -> tuple[Gauge, Callable[..., Counter], Gauge, Gauge]:
+    """Return what is told of a configuration that changes while it is in force."""
+    outcomes = "Changed configurations, by what became of them."
+    reloads = _labelled(registry, Counter, "config_reloads", outcomes, "outcome")
+    for outcome in ("taken", "refused"):
+        reloads(outcome)  # at 0, so that the first one is seen as a rise
+    stale = "1 while what is in force is not what files say now: one was refused, or does not answer."
+    waiting = "Settings that were changed and wait for a restart."
+    return (
+        Gauge("sluiceway_config_info", "1, by the digest in force.", ["digest"], registry=registry),
+        reloads,
+        Gauge("sluiceway_config_stale", stale, registry=registry),
+        Gauge("sluiceway_config_waiting", waiting, registry=registry),
+    )
 
 
 def _labelled(

@@ -31,8 +31,8 @@ class Reply:
 
     `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known. `dropped`: backends
     that were not asked for want of money, each with the reason. `changed`: what the last one asked was sent
-    otherwise than its caller wished. `explained`: the route, where the caller has asked for it. `broke`: why an
-    answer that had begun does not end well.
+    otherwise than its caller wished. `explained` and `governed`: the route, and the terms by which it was decided,
+    where the caller has asked for it. `broke`: why an answer that had begun does not end well.
     """
 
     def __init__(self, send: Send, request_id: str, config: bytes, api: API = "chat") -> None:
@@ -46,8 +46,9 @@ class Reply:
         self.dropped: tuple[str, ...] = ()
         self.changed: tuple[str, ...] = ()
         self.explained: tuple[str, ...] = ()
+        self.governed: tuple[str, ...] = ()
         self._send = send
-        self._config = config
+        self.config = config
         self._streaming = False
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
@@ -136,7 +137,10 @@ class Reply:
         self.keep_alive(every)
 
     def _served_by(self) -> Headers:
-        route = [(b"x-sluiceway-route", ", ".join(self.explained).encode())] if self.explained else []
+        route: Headers = []
+        if self.explained:
+            route.append((b"x-sluiceway-route", ", ".join(self.explained).encode()))
+            route.append((b"x-sluiceway-terms", ", ".join(self.governed).encode()))
         if not self.attempts:
             return route
         served = [
@@ -154,7 +158,7 @@ class Reply:
         headers: Headers = [
             (b"content-type", content_type.encode("latin-1")),
             *id_headers(self.request_id, self.api),
-            (b"x-sluiceway-config", self._config),
+            (b"x-sluiceway-config", self.config),
             *more,
         ]
         if length is not None:

@@ -11,10 +11,13 @@ from gateway.identity.identify import Identities
 from gateway.intake import Intake
 from gateway.metrics import Metrics
 from gateway.telemetry import Telemetry
+from gateway.upstream.allowances import Allowances
 from gateway.upstream.catalog import Catalog
 from gateway.upstream.fleet import Fleet
+from gateway.waiting import WaitingRoom
 from policies.domain import Bill, Claim, Reservation
 from policies.estimates import Estimates
+from policies.ordering import Curiosity
 from policies.rejections import Rejection
 from policies.retries import RetryBudget
 
@@ -28,6 +31,9 @@ class Books(Protocol):
     def settle(self, reservation: Reservation, bill: Bill) -> None:
         """Book what was used and end the reservation; never waits."""
 
+    def release(self, reservation: Reservation) -> None:
+        """End the reservation of a call that was never tried, which then costs nothing; never waits."""
+
     def follow(self, reservation: Reservation, so_far: Callable[[], Bill]) -> None:
         """Ask `so_far` at every heartbeat what the call would be settled with now."""
 
@@ -38,7 +44,8 @@ class Books(Protocol):
 class Services:
     """The parts of one gateway.
 
-    `catalog` is swapped whole when what the backends list changes.
+    `catalog` is swapped whole when what the backends list changes, `settings` when the file does; `config` is their
+    digest, as answers tell it.
     """
 
     def __init__(
@@ -47,6 +54,7 @@ class Services:
         settings: Settings,
         identities: Identities,
         ledger: Books,
+        allowances: Allowances,
         fleet: Fleet,
         catalog: Catalog,
         metrics: Metrics,
@@ -55,14 +63,32 @@ class Services:
         self.settings = settings
         self.identities = identities
         self.ledger = ledger
+        self.allowances = allowances
         self.fleet = fleet
         self.catalog = catalog
         self.metrics = metrics
         self.telemetry = telemetry
         self.intake = Intake(settings.limits)
+        self.room = WaitingRoom(settings.limits.waiting_calls)
+        fleet.freed = self.room.freed
         self.estimates = Estimates()
         self.config = settings.digest.encode()
         self._budgets: dict[str, RetryBudget] = {}
+        self._curiosities: dict[str, Curiosity] = {}
+
+    def take(self, settings: Settings) -> None:
+        """Serve by other settings from the next call on; what was learned by models' names stays."""
+        self.settings = settings
+        self.config = settings.digest.encode()
+        self.intake.bound(settings.limits)
+        self.room.bound(settings.limits.waiting_calls)
+
+    def curiosity(self, model: str) -> Curiosity:
+        """Return what finding out about a model's deployments may still cost."""
+        curiosity = self._curiosities.get(model)
+        if curiosity is None:
+            curiosity = self._curiosities[model] = Curiosity()
+        return curiosity
 
     def budget(self, model: str, now: float) -> RetryBudget:
         """Return the retry budget of a model."""

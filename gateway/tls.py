@@ -1,8 +1,9 @@
 """TLS for callers: one certificate chain and its key, by the standard library.
 
 Law: a chain and key that do not serve together are told with the file at fault and the remedy, before anything uses
-them. A renewed pair is a new context, so that a bad file never leaves half of itself in the one in force. What a TLS
-transport hides of its progress is read from the kernel.
+them. A renewed pair is a new context, so that a bad file never leaves half of itself in the one in force; it is read
+apart from all calls, whose certificate stays until the files have answered. What a TLS transport hides of its progress
+is read from the kernel.
 """
 
 import asyncio
@@ -11,7 +12,17 @@ import socket
 import ssl
 import sys
 import termios
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
+
+import structlog
+
+from gateway import files
+from gateway.files import Anew, Readers, Unanswered, opening
+
+log = structlog.get_logger("sluiceway.tls")
 
 _ACKNOWLEDGED = 120
 """Where Linux' `struct tcp_info` counts the bytes that the other side has acknowledged."""
@@ -54,7 +65,7 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
 
 def _content(setting: str, path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return opening(path).read_bytes()
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}"
         raise CertificateError(setting, message, "name a file that the gateway may read") from error
@@ -74,6 +85,44 @@ def _fault(cert: Path, key: Path, error: OSError, *, encrypted: bool) -> Certifi
     return CertificateError("key", f"{key} cannot be used with {cert} ({reason})", "name a PEM file of a valid key")
 
 
+class Renewal:
+    """The callers' certificate, read anew whenever that is asked for. `use`: is given each context that serves."""
+
+    def __init__(self, use: Callable[[ssl.SSLContext], None]) -> None:
+        self._use = use
+        self._pair: tuple[Path, Path] | None = None
+        self._readers = Readers("the certificate in force")
+        self._readings: WeakValueDictionary[tuple[Path, Path], Anew] = WeakValueDictionary()  # one that reads stays
+
+    @property
+    def late(self) -> list[Unanswered]:
+        """The file of the pair that was asked for last, where it does not answer."""
+        return [] if self._pair is None else self._readers.late([self._pair])
+
+    async def renew(self, cert: Path, key: Path) -> None:
+        """Read a pair for the callers who come from now on; a useless one changes nothing, and is told in the log.
+
+        Where its files are late, they are used when they are there, if no other pair was asked for by then.
+        """
+        self._pair = (cert, key)
+        anew = self._readings.get((cert, key))
+        if anew is None:
+            anew = self._readings[cert, key] = Anew(partial(self._read, cert, key), "renew the certificate")
+        await asyncio.wait({anew.ask()}, timeout=files.LATE)
+
+    async def _read(self, cert: Path, key: Path) -> None:
+        try:
+            context = await self._readers.of(cert, key).read(partial(server_context, cert, key))
+        except CertificateError as error:
+            log.error("the certificate in force stays", why=str(error))  # noqa: TRY400 - no traceback: a file is at fault
+        except Exception:
+            log.exception("the certificate in force stays")
+        else:
+            if self._pair == (cert, key):
+                self._use(context)
+                log.info("certificate renewed", cert=str(cert))
+
+
 def unread(transport: asyncio.Transport, *, secure: bool) -> tuple[int, ...]:
     """Return how many bytes that were written to a caller are here still; over TLS with a mark that moves too.
 
@@ -88,3 +137,10 @@ def unread(transport: asyncio.Transport, *, secure: bool) -> tuple[int, ...]:
     fcntl.ioctl(caller.fileno(), termios.TIOCOUTQ, flying)
     told = caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
     return kept + int.from_bytes(flying, sys.byteorder), int.from_bytes(told[_ACKNOWLEDGED:], sys.byteorder)
+
+
+def unheard(transport: asyncio.BaseTransport) -> int:
+    """Return how many bytes a caller has sent that the kernel has and nobody has read yet."""
+    waiting = bytearray(4)
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, waiting)
+    return int.from_bytes(waiting, sys.byteorder)

@@ -16,8 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.connections import Connections
 from gateway.cycle import begin, body_ended
 from gateway.errors import Headers, error_headers
-from gateway.forwarded import Network, origin, trusts
-from gateway.tls import unread
+from gateway.tls import unheard, unread
 from policies.rejections import Rejection
 
 HEAD_BYTES = 64 * 1024
@@ -39,6 +38,15 @@ caller who closes and no request meets a connection that is being closed here. n
 
 LINGER = 2.0
 """Seconds that a refused caller gets to read the refusal: closing over unread input would destroy it on the way."""
+
+LAST_CALL = 0.5
+"""Seconds idle after which a stop closes a connection: who was not told of its end may be sending the next request."""
+
+FIRST_WORD = 2.0
+"""Seconds that a stop leaves to those who have connected, or begun a request, to say all of it."""
+
+AGAIN = 0.01
+"""Seconds after which it is looked again whether a caller whose time is up was heard."""
 
 PARTING = 0.1
 """Seconds that a caller over TLS gets to answer our farewell; many look only when they next use the connection."""
@@ -120,10 +128,17 @@ class Wire(HttpToolsProtocol):
             self._parse(data)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close at the end of whichever time was running; with an answer if a part of a head came."""
+        """Close at the end of whichever time was running; with an answer if a part of a head came.
+
+        What lies in the kernel still was sent in time: to close over it would lose a request.
+        """
         self.timeout_keep_alive_task = None
-        if self._kept and not self._over and not self._in_body:
-            self._refuse(408, "request_timeout", f"the request's head was not complete within {HEAD_DEADLINE:g} s")
+        if self._over or self._in_body:
+            self._close()
+        elif self._kept:
+            self._refuse(408, "request_timeout", "the request's head was not complete in time")
+        elif unheard(self.transport):
+            self._time(AGAIN)
         else:
             self._close()
 
@@ -266,8 +281,13 @@ class Wire(HttpToolsProtocol):
             self.loop.call_soon(self._resume)
 
     def _resume(self) -> None:
-        if not self._over and self._kept:
+        if not self._over and self._kept and not self.transport.is_closing():  # of a closed one nobody gets an answer
             self._parse(self._kept)
+
+    @property
+    def parting(self) -> bool:
+        """Whether the answer to the request that comes next is the last one here."""
+        return self._house.parting
 
     # ending ----------------------------------------------------------------------------------------------------------
 
@@ -294,12 +314,20 @@ class Wire(HttpToolsProtocol):
         self._unread = 0
         self._time(LINGER)
 
-    def shutdown(self) -> None:
-        """Close, now or behind the answer under way."""
-        if self._busy:
+    def part(self, *, cut: bool = False) -> None:
+        """Close behind the answer under way if its head can still say so; `cut`: anyway, for no other will follow."""
+        if self._busy and (cut or not self.cycle.response_started):  # the next request may be on its way
             self.cycle.keep_alive = False
-        else:
-            self._close()
+
+    def shutdown(self) -> None:
+        """Close behind an answer that says so, else after `LAST_CALL` or `FIRST_WORD`."""
+        self.part()
+        kept_for = self.timeout_keep_alive
+        self.timeout_keep_alive = LAST_CALL  # type: ignore[assignment] # uvicorn's are whole seconds
+        if self._busy or self._over or self.transport.is_closing():
+            return
+        since = self.idle_since()
+        self._time(FIRST_WORD if since is None else max(0.0, since - kept_for + LAST_CALL - self.loop.time()))
 
     def _close(self, before: tuple[int, ...] | None = None, still: float = 0.0) -> None:
         """Close once all is read that was written; cut off whoever takes nothing of it for `HEAD_DEADLINE`.
@@ -361,22 +389,6 @@ class Wire(HttpToolsProtocol):
         self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[status], lines, body))
         if self.transport.can_write_eof():  # not over TLS, where the length alone must do
             self.transport.write_eof()
-
-
-class ForwardedWire(Wire):
-    """A connection where some peers are proxies that say for whom they speak."""
-
-    def __init__(self, proxies: tuple[Network, ...], **rest: Any) -> None:  # noqa: ANN401 - as above
-        super().__init__(**rest)
-        self._proxies = proxies
-
-    def on_headers_complete(self) -> None:
-        """Start the request in the name of whoever a trusted proxy speaks for."""
-        super().on_headers_complete()
-        client = self.client
-        if self._busy and client is not None and trusts(self._proxies, client[0]):
-            scheme = self.scheme or "http"
-            self.scope["client"], self.scope["scheme"] = origin(client, scheme, self.scope["headers"], self._proxies)
 
 
 def _after(data: bytes | bytearray, size: int) -> bytes | bytearray:

@@ -1,13 +1,15 @@
-"""Which deployment has the beginning of a prompt in its cache, guessed from the calls that it has prefilled.
+"""Which deployment has the beginning of a prompt in its cache, guessed from the calls that were sent there.
 
 Law: a guess moves a call only as far as the seconds go that it saves (`scoring.py`): a replica whose queue costs more
 than the cache spares is not chosen. A beginning is told by checksums of the prompt's own bytes, each over all that
-comes before: the longest one that is known tells how far two prompts agree. They begin with a salt, a tenant's own, so
+comes before: the longest one that is known tells how far two prompts agree. What engines tell of their
+caches corrects the guess. They begin with a salt, a tenant's own, so
 that nobody's timing tells of another's prompts.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -58,34 +60,67 @@ def beginning(request: InferenceRequest, salt: str) -> Beginning:
     return Beginning(tuple(marks), size + len(said))
 
 
-class Prefilled:
-    """The beginnings that one deployment has prefilled lately."""
+LEARNING = 0.1
+"""Weight of one told share in the trust."""
 
-    __slots__ = ("_seen",)
+LEAST_TOLD = 0.1
+"""Share of a prompt below which neither a guess nor a telling says much: every chat template begins alike."""
+
+
+class Prefilled:
+    """The beginnings that one deployment has prefilled lately.
+
+    `trust`: how much of what is guessed to be cached its engine has told it found, 0 to 1; 1 while it tells nothing.
+    `tells`: it has told of its cache.
+    """
+
+    __slots__ = ("_seen", "tells", "trust")
 
     def __init__(self) -> None:
-        self._seen: dict[int, float] = {}
+        self._seen: OrderedDict[int, float] = OrderedDict()
+        self.tells = False
+        self.trust = 1.0
+
+    def told(self, guessed: float, found: float) -> None:
+        """Take in the share of a prompt that was `guessed` to be cached, and the one that the engine says it `found`.
+
+        Many engines tell nothing, which looks like nothing found: only one that has told of its cache is believed.
+        """
+        self.tells = self.tells or found > LEAST_TOLD
+        untrusted = guessed / self.trust  # the guess has the trust in it; what was guessed without it is judged
+        if self.tells and untrusted > LEAST_TOLD:
+            share = min(1.0, found / untrusted)
+            self.trust = max(LEAST_TOLD, self.trust + LEARNING * (share - self.trust))
 
     def known(self, begins: Beginning, now: float) -> float:
         """Return the share of a prompt, 0 to 1, whose prefill is probably spared here."""
+        if not begins.marks or begins.marks[0] not in self._seen:  # nearly always, of many deployments
+            return 0.0
         blocks = _longest(begins.marks, self._seen, now - KEPT)
-        return blocks * BLOCK / begins.size if blocks else 0.0
+        return self.trust * blocks * BLOCK / begins.size if blocks else 0.0
 
     def note(self, begins: Beginning, now: float) -> None:
-        """Remember that a prompt was prefilled here; the blocks used longest ago go first."""
+        """Remember that a prompt is prefilled here by now or soon; the blocks used longest ago go first."""
         seen = self._seen
-        for mark in begins.marks:
-            seen.pop(mark, None)
+        for mark in reversed(begins.marks):  # the beginning is forgotten last: without it the rest is of no use
             seen[mark] = now
-        for mark in list(_first(seen, len(seen) - REMEMBERED)):
-            del seen[mark]
+            seen.move_to_end(mark)
+        while len(seen) > REMEMBERED or (seen and seen[next(iter(seen))] < now - KEPT):
+            seen.popitem(last=False)
+
+    def unnote(self, begins: Beginning, at: float) -> None:
+        """Forget what was noted `at` that moment and by nobody since: it was not prefilled after all."""
+        for mark in begins.marks:
+            if self._seen.get(mark) == at:
+                del self._seen[mark]
 
     def forget(self) -> None:
         """Believe nothing: whoever was away comes back with an empty cache."""
         self._seen.clear()
+        self.trust = 1.0
 
 
-def _longest(marks: tuple[int, ...], seen: dict[int, float], oldest: float) -> int:
+def _longest(marks: tuple[int, ...], seen: Mapping[int, float], oldest: float) -> int:
     """Return how many blocks are known: whoever knows a block knows all before it, which were noted with it."""
     low, high = 0, len(marks)
     while low < high:
@@ -95,7 +130,3 @@ def _longest(marks: tuple[int, ...], seen: dict[int, float], oldest: float) -> i
         else:
             high = middle - 1
     return low
-
-
-def _first(seen: Iterable[int], count: int) -> Iterable[int]:
-    return (mark for _, mark in zip(range(count), seen, strict=False))

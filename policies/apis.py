@@ -4,6 +4,7 @@ Law: what tells one API from another stands here; an engine's own ways stand in 
 not at all: no body or answer is translated from one into another.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from msgspec import Struct
@@ -110,3 +111,50 @@ APIS: dict[API, Shape] = {
         at_root=True,
     ),
 }
+
+PATHS: dict[str, API] = {("" if shape.at_root else "/v1") + shape.path: api for api, shape in APIS.items()}
+"""Each API by the whole path that its clients call."""
+
+MODELS = "/v1/models"
+"""The path of the list of models, which is every API's."""
+
+_BASES: dict[Family, str] = {
+    "openai": "An OpenAI base_url ends with /v1.",
+    "anthropic": "An Anthropic base_url ends before /v1.",
+}
+"""What a client's base URL is to be: OpenAI's puts the path behind it, Anthropic's `/v1` and the path."""
+
+
+def _hints() -> dict[str, str]:
+    """Return what to tell whoever calls a path with one `/v1` too few or too many, by that path."""
+    known, found = (*PATHS, MODELS), {}
+    for right in known:
+        api, rest = PATHS.get(right), right.removeprefix("/v1")
+        for wrong in (rest, f"/v1{rest}", f"/v1/v1{rest}"):
+            family: Family = "openai" if api is None else APIS[api].family
+            if api is None and wrong.startswith("/v1/v1"):
+                family = "anthropic"  # whose clients bring a `/v1` of their own
+            base = "" if rest == right else f" {_BASES[family]}"
+            if wrong not in known:
+                found[wrong] = f"Did you mean {right}?{base}"
+    return found
+
+
+_HINTS = _hints()
+
+
+def meant(path: str) -> str | None:
+    """Say what was probably meant by a path that is none, where a base URL has a `/v1` too few or too many."""
+    return _HINTS.get(path.rstrip("/"))
+
+
+def spoken(path: str, headers: Iterable[tuple[bytes, bytes]]) -> API:
+    """Return the API in whose shape a caller of `path` reads errors, `headers` being the call's.
+
+    Of a path that is no one API's, as the list of models, Anthropic's clients tell themselves by the header that theirs
+    all send.
+    """
+    api = PATHS.get(path)
+    if api is None:
+        api = "messages" if any(name == b"anthropic-version" for name, _ in headers) else "chat"
+    return api

@@ -27,6 +27,9 @@ PATIENCE = 3.0
 HEADER = "x-request-timeout"
 """The header by which a caller lowers its call's deadline, in seconds."""
 
+EXPIRED = "The token that this call came with has expired, which ends it. Get a new one."
+"""What a caller is told whose call's deadline was the end of its token."""
+
 _SECONDS = re.compile(rb"\d{1,9}(?:\.\d{1,9})?")
 
 

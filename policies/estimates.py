@@ -35,6 +35,9 @@ QUANTILE = 0.9
 MEMORY = 10_000
 """(key, model) pairs that are remembered."""
 
+NOTHING = Estimate(0, 0, 0, 0)
+"""What a call of an API that charges nothing uses."""
+
 _RATE = 0.05
 _STEP = 0.2
 _EAGERNESS = 4.0
@@ -96,17 +99,12 @@ class Estimates:
 
     def of(self, key: str, request: InferenceRequest) -> Estimate:
         """Return what `request` by `key` will probably use; output counts over all of its choices."""
-        if not APIS[request.api].charged:
-            return Estimate(0, 0, 0, 0)
-        pair = self._pair(key, request.model)
-        inputs = 1 if APIS[request.api].generates else request.choices
-        prompt_tokens = round(request.text_bytes * pair.per_byte + request.media * pair.per_medium)
-        return Estimate(
-            prompt_tokens=max(inputs, prompt_tokens),
-            output_tokens=_bounded(request, pair.mean),
-            reserved_output=_bounded(request, pair.high),
-            longest_output=_bounded(request, request.max_tokens or LONGEST_OUTPUT),
-        )
+        return _estimate(self._pair(key, request.model), request) if APIS[request.api].charged else NOTHING
+
+    def peek(self, key: str, request: InferenceRequest) -> Estimate:
+        """Return what `of` would, and remember nothing: neither that the key was heard of, nor that just now."""
+        pair = self._pairs.get((key, request.model)) or _Pair()
+        return _estimate(pair, request) if APIS[request.api].charged else NOTHING
 
     def counted_output(self, key: str, request: InferenceRequest, events: int, answer_bytes: int) -> int:
         """Return the output tokens of an answer that told none: what it showed, never less than one an event."""
@@ -140,6 +138,17 @@ class Estimates:
                 self._pairs.popitem(last=False)
         self._pairs.move_to_end((key, model))
         return pair
+
+
+def _estimate(pair: _Pair, request: InferenceRequest) -> Estimate:
+    inputs = 1 if APIS[request.api].generates else request.choices
+    prompt_tokens = round(request.text_bytes * pair.per_byte + request.media * pair.per_medium)
+    return Estimate(
+        prompt_tokens=max(inputs, prompt_tokens),
+        output_tokens=_bounded(request, pair.mean),
+        reserved_output=_bounded(request, pair.high),
+        longest_output=_bounded(request, request.max_tokens or LONGEST_OUTPUT),
+    )
 
 
 def _bounded(request: InferenceRequest, tokens: float) -> int:

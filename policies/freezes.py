@@ -61,16 +61,18 @@ def _in_form(text: str, form: str) -> float | None:
 class Freeze:
     """Until when one deployment is left alone, in monotonic seconds."""
 
-    __slots__ = ("_away", "_default", "_guessed", "_limited")
+    __slots__ = ("_away", "_default", "_ever", "_guessed", "_limited")
 
     def __init__(self, default: float) -> None:
         self._default = default
         self._limited = -math.inf
         self._away = -math.inf
         self._guessed = -math.inf
+        self._ever = False
 
     def failed(self, failure: Failure, now: float) -> None:
         """Take in how an attempt failed at `now`."""
+        self._ever = True
         limited = failure.kind is FailureKind.RATE_LIMITED
         if failure.retry_after is None:
             self._guessed = now + self._default if limited else self._guessed
@@ -87,9 +89,13 @@ class Freeze:
         """Take in that whoever was away is back."""
         self._away = -math.inf
 
+    def lift(self) -> None:
+        """Take in that it is called by another account, or in another way: whatever was asked for is over."""
+        self._limited = self._away = self._guessed = -math.inf
+
     def left(self, now: float) -> float:
         """Return the seconds for which it is still left alone."""
-        return max(0.0, self._limited - now, self._away - now, self._guessed - now)
+        return max(0.0, self._limited - now, self._away - now, self._guessed - now) if self._ever else 0.0
 
     def asked(self, now: float) -> float:
         """Return the seconds that are left of what it asked for itself."""

@@ -76,17 +76,19 @@ def next_step(
     """Return what to do after the failures in `tried`.
 
     `frozen`: seconds for which those that were tried have asked to be left alone from now on, by id; 0 for none.
-    `remaining`: seconds until the call's deadline. `skipped`: ids of those that may not be asked after all.
+    `remaining`: seconds until the call's deadline. `skipped`: ids of those that may not be asked after all, again or at
+    all.
     """
     counted = [failure for _, failure in tried if failure.kind is not FailureKind.UNSUPPORTED]
     attempts = max(len(counted), len(tried) - MOST_FREE)
-    if not tried[-1][1].meaning.elsewhere or remaining <= 0 or attempts >= route.model.routing.max_attempts:
+    if not tried[-1][1].meaning.elsewhere or remaining <= 0 or attempts >= route.terms.max_attempts:
         return GIVE_UP
     if [failure.kind for failure in counted].count(FailureKind.SERVER_ERROR) > 1:
         return GIVE_UP  # a 500 twice is the request's doing more often than the engines'
     before = {candidate.deployment.id for candidate, _ in tried}
     large = [candidate for candidate in route.order if _larger(candidate, _outgrown(tried))]
-    left = tuple(c for c in large if c.deployment.id not in before and c.deployment.id not in skipped)
+    large = [candidate for candidate in large if candidate.deployment.id not in skipped]
+    left = tuple(c for c in large if c.deployment.id not in before)
     step = Step(left) if left else _wait(large, tried, frozen, remaining)
     return step if step.candidates and (len(counted) <= 1 or budget.take(now)) else GIVE_UP
 

@@ -3,24 +3,36 @@
 Law: those that will answer in time before those that will not, known prices before unknown ones, then the smaller
 score; within one percent the dice decide, so that many gateways with the same view do not all choose the same one,
 or the session's own luck, so that its calls find the prompt that is cached where the last one went. A
-model's fallbacks come after all of its own deployments. Where nothing fits, what fits badly is tried, before any
-fallback; what is in a doubtful state only where nothing else is left, fallbacks included.
+model's fallbacks come after all of its own deployments. Those that are full come after those that are not, and where
+only they could serve, the call waits. Where nothing fits, what fits badly is tried, before any fallback; what is in a
+doubtful state only where nothing else is left, fallbacks included.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from policies.candidates import ANYWHERE, exclusion, missing_api
-from policies.dialects import DIALECTS
+from policies.candidates import ANYWHERE, Asked, Kind, exclusion
 from policies.domain import Candidate, Estimate, InferenceRequest, Model, Reach, Route, Snapshot
-from policies.reach import LEAVES, NOT_THEIRS
-from policies.rejections import Reason, Rejection
+from policies.ordering import QUIET, Curiosity, explored, ranked
+from policies.rejections import Rejection
 from policies.scoring import score
+from policies.terms import BY_RULE, NO_WISHES, RoutingTerms, RoutingWishes, joined
+from policies.unserved import unserved
 
-TIE = 0.01
-"""Scores closer than this share are equal."""
+_FULL = attrgetter("full")
+
+
+class _Found(Struct):
+    """A chain's candidates so far: to try, full, in a doubtful state, and dropped."""
+
+    order: list[Candidate] = field(default_factory=list)
+    full: list[Candidate] = field(default_factory=list)
+    doubted: list[Candidate] = field(default_factory=list)
+    dropped: list[Candidate] = field(default_factory=list)
 
 
 def route(
@@ -32,94 +44,77 @@ def route(
     *,
     broke: bool = False,
     reach: Reach = ANYWHERE,
+    wishes: RoutingWishes = NO_WISHES,
+    curiosity: Curiosity | None = None,
+    models: Iterable[Model] = (),
 ) -> Route | Rejection:
     """Return the route of `request` over `chain` (the model, then its fallbacks), or say that nothing can serve it.
 
     `snapshots` holds each model's deployments by model name. `broke`: only over those that cost nothing; `reach`: only
-    where the caller may go.
+    where the caller may go; `wishes`: what the caller wants otherwise than the models have it. `curiosity`: what may be
+    spent on finding out about the model's deployments (None: nothing). `models`: all that there are; a caller is told
+    those that would take what these do not.
     """
-    order: list[Candidate] = []
-    doubted: list[Candidate] = []
-    dropped: list[Candidate] = []
+    found = _Found()
+    tokens = estimate.prompt_tokens + estimate.output_tokens
     for model in chain:
-        ranked, doubtful, out = _rank(model, snapshots[model.name], request, estimate, dice, broke=broke, reach=reach)
-        order += ranked
-        doubted += doubtful
-        dropped += out
+        terms = joined(model.routing, wishes)
+        asked = Asked(request, tokens, reach, broke, terms.max_price)
+        _take(found, snapshots[model.name], asked, estimate, terms, dice, curiosity if model is chain[0] else None)
+    terms = joined(chain[0].routing, wishes)
+    order = [*found.order, *found.full] if found.full else found.order
     if order:
-        dropped += doubted
+        found.dropped += found.doubted
     else:
-        order = _given_way(doubted)
+        order = _given_way(found.doubted)
+    if order is not found.order:
+        order.sort(key=_FULL)
     if not order:
-        if dropped and all(out.dropped == missing_api(request.api) for out in dropped):
-            return _unsupported(request, dropped)
-        if dropped and all(out.dropped in (LEAVES, NOT_THEIRS) for out in dropped):
-            return _unreachable(request, dropped)
-        reasons = "; ".join(f"{out.deployment.id} {out.dropped}" for out in dropped) or "it has no deployments"
-        return Rejection(Reason.NO_DEPLOYMENT, f"No deployment of {request.model!r} can serve this call: {reasons}.")
-    return Route(chain[0], tuple(order), tuple(dropped))
+        return unserved(Asked(request, tokens, reach), found.dropped, models)
+    return Route(chain[0], tuple(order), tuple(found.dropped), terms, waits=order[0].full)
 
 
-def _unreachable(request: InferenceRequest, dropped: Sequence[Candidate]) -> Rejection:
-    """Say that a model is served only where its caller's calls may not go, which waiting does not change."""
-    where = "; ".join(f"{out.deployment.id} is {out.dropped}" for out in dropped)
-    message = f"No deployment of {request.model!r} may be sent this caller's calls: {where}. Ask your operator."
-    return Rejection(Reason.NOT_ALLOWED, message, param="model")
+def turned_away(found: Route) -> list[Candidate]:
+    """Return those that are full and would have been first: what a place there is worth to others shows by them."""
+    first = found.order[0]
+    return [one for one in found.order if one.full and (one is first or one.score < first.score)]
 
 
-def _unsupported(request: InferenceRequest, dropped: Sequence[Candidate]) -> Rejection:
-    """Say that no backend of a model serves the API that was called, and what kinds do."""
-    backends = ", ".join(f"{out.deployment.backend} ({out.deployment.kind})" for out in dropped)
-    kinds = ", ".join(kind for kind, dialect in DIALECTS.items() if request.api in dialect.apis)
-    message = f"No backend of {request.model!r} has the {request.api} API: {backends}. Kinds that have it: {kinds}."
-    return Rejection(Reason.API_NOT_SUPPORTED, message)
-
-
-def _rank(
-    model: Model,
+def _take(  # noqa: PLR0917 - what a model is ranked by
+    found: _Found,
     snapshots: Sequence[Snapshot],
-    request: InferenceRequest,
+    asked: Asked,
     estimate: Estimate,
+    terms: RoutingTerms,
     dice: random.Random,
-    *,
-    broke: bool,
-    reach: Reach,
-) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
-    """Return a model's candidates: those to try, in order, those in a doubtful state, likewise, and those dropped."""
+    curiosity: Curiosity | None,
+) -> None:
+    """Add a model's candidates to those `found`, each kind in order."""
     feasible: list[Candidate] = []
-    misfits: list[Candidate] = []
-    doubted: list[Candidate] = []
-    dropped: list[Candidate] = []
+    kinds: dict[Kind, list[Candidate]] = {"fact": found.dropped, "fit": [], "full": [], "state": []}
+    quiet: set[str] = set()
     for snapshot in snapshots:
-        candidate = score(snapshot, estimate, model.routing)
-        out = exclusion(snapshot, request, estimate.prompt_tokens, broke=broke, reach=reach)
+        candidate = score(snapshot, estimate, terms)
+        out = exclusion(snapshot, asked, candidate.money)
         if out is None:
             feasible.append(candidate)
+            if snapshot.unheard > QUIET and not snapshot.in_flight:
+                quiet.add(snapshot.deployment.id)
         else:
-            kind = dropped if not out.soft else doubted if out.fits else misfits
-            kind.append(replace(candidate, dropped=out.reason))
-    if feasible:
-        dropped += misfits
+            kinds[out.kind].append(replace(candidate, dropped=out.reason, full=out.full))
+    if feasible or kinds["full"]:
+        found.dropped += kinds["fit"]
     else:
-        feasible = _given_way(misfits)
-    for candidates in (feasible, doubted):
-        if len(candidates) > 1:
-            candidates.sort(
-                key=lambda c: (
-                    c.reason == "late",
-                    c.money is None,
-                    c.score * (1 + TIE * _luck(request.session, c, dice)),
-                )
-            )
-    return feasible, doubted, dropped
-
-
-def _luck(session: str, candidate: Candidate, dice: random.Random) -> float:
-    """Return a number from 0 to 1 by which equals are told apart: a session's own, so that its calls agree on one.
-
-    Rendezvous hashing (Thaler, Ravishankar 1998): where a deployment is gone only its own sessions go elsewhere.
-    """
-    return random.Random(f"{session}/{candidate.deployment.id}").random() if session else dice.random()  # noqa: S311 - no secret
+        feasible = _given_way(kinds["fit"])
+    session = asked.request.session
+    order = ranked(feasible, terms, session, dice)
+    if curiosity is not None and terms.policy not in BY_RULE:
+        order = explored(order, quiet, curiosity)
+    found.order += order
+    found.full += [
+        replace(one, reason=one.dropped or "", dropped=None) for one in ranked(kinds["full"], terms, session, dice)
+    ]
+    found.doubted += ranked(kinds["state"], terms, session, dice)
 
 
 def _given_way(soft: Sequence[Candidate]) -> list[Candidate]:

@@ -1,16 +1,26 @@
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
+SOAK = os.environ.get("SLUICEWAY_LANE") == "soak"
+
 # How fast a busy machine draws examples, or runs one, says nothing about what is tested. The lanes that must not be
-# flaky try the same examples every time; `soak` draws new ones.
+# flaky try the same examples every time, so that many of them find no more than some; `soak` draws new ones, and more.
 settings.register_profile(
     "suite",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=os.environ.get("SLUICEWAY_LANE") != "soak",
+    derandomize=not SOAK,
+    max_examples=300 if SOAK else 60,
 )
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Make a folder for modules that child processes compile, for those that would else each compile them all."""
+    return tmp_path_factory.mktemp("compiled")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -43,6 +43,7 @@ DOORS = {
     "uvicorn": ("gateway/listener.py", "gateway/wire.py", "gateway/cycle.py"),
     "rich": ("gateway/cli/", "gateway/demo/"),
     "click": ("gateway/cli/",),
+    "matplotlib": ("gateway/cli/simulate_plot.py",),
     "yaml": ("gateway/config/",),
     "time": ("gateway/clock.py",),
     "random": ("gateway/clock.py", "policies/"),
@@ -51,10 +52,11 @@ DOORS = {
 """Each library and the only places that may import it."""
 
 RANKS = (
-    ("clock", "errors", "http", "logs", "store", "config", "forwarded", "tls"),
+    ("clock", "errors", "files", "http", "logs", "store", "config", "forwarded", "tls"),
     ("identity", "ledger", "upstream", "telemetry", "metrics"),
     (
         "patience",
+        "waiting",
         "cycle",
         "intake",
         "connections",
@@ -63,14 +65,19 @@ RANKS = (
         "reply",
         "relay",
         "services",
+        "planning",
+        "places",
+        "suspects",
         "growth",
         "continuing",
+        "succession",
         "attempts",
     ),
-    ("exchange", "upkeep", "following", "roll"),
+    ("placing", "exchange", "upkeep", "following", "roll", "peers", "reloading"),
     ("api",),
     ("app",),
     ("server",),
+    ("workers",),
     ("demo",),
     ("cli",),
 )

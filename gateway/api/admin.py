@@ -1,4 +1,4 @@
-"""The admin API: organizations, teams, keys, plans, backends, the books and the audit.
+"""The admin API: organizations, teams, keys, plans, backends, the books, the audit and dry runs.
 
 Law: every route stands behind one guard, every answer is JSON, every no is an error in the OpenAI shape that says what
 would be right. What a caller sends is typed and bounded before a handler sees it, so bad input cannot be a 500.
@@ -7,11 +7,12 @@ would be right. What a caller sends is typed and bounded before a handler sees i
 from litestar import Router
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.admin_answers import ERROR_ANSWERS
+from gateway.api.admin_answers import ERROR_ANSWERS, no_page
 from gateway.api.admin_audit import audit_routes
 from gateway.api.admin_authors import request_id_in
 from gateway.api.admin_backends import backend_routes
 from gateway.api.admin_books import book_routes
+from gateway.api.admin_explain import explain_routes
 from gateway.api.admin_fleet import fleet_routes
 from gateway.api.admin_keys import key_routes
 from gateway.api.admin_organizations import organization_routes
@@ -23,7 +24,17 @@ from gateway.api.admin_teams import team_routes
 from gateway.api.admin_tokens import token_routes
 from gateway.api.guards import Guard
 
-__all__ = ["CREDENTIALS", "ERROR_ANSWERS", "MAX_BODY", "BackendView", "BodySchemas", "Parts", "admin_router"]
+__all__ = [
+    "CREDENTIALS",
+    "ERROR_ANSWERS",
+    "MAX_BODY",
+    "BackendView",
+    "BodySchemas",
+    "Parts",
+    "admin_router",
+    "no_page",
+    "page_router",
+]
 
 
 def admin_router(parts: Parts) -> Router:
@@ -40,6 +51,7 @@ def admin_router(parts: Parts) -> Router:
             *token_routes(parts),
             *audit_routes(parts),
             *book_routes(parts),
+            *explain_routes(parts),
         ],
         middleware=[_stamped],
         guards=[Guard(parts.admin_key, parts.callers)],
@@ -48,6 +60,21 @@ def admin_router(parts: Parts) -> Router:
         request_max_body_size=MAX_BODY,
         security=[{CREDENTIAL: []}],
         tags=["admin"],
+    )
+
+
+def page_router(parts: Parts) -> Router:
+    """Build the router of the admin API's OpenAPI page, behind the same guard: it says what can be changed, and how.
+
+    Raises `ValueError` on an empty admin key.
+    """
+    return Router(
+        "/admin/v1/schema",
+        route_handlers=[],
+        middleware=[_stamped],
+        guards=[Guard(parts.admin_key, parts.callers)],
+        after_request=no_page,
+        include_in_schema=False,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from litestar import Request, Response
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
@@ -18,11 +18,15 @@ from gateway.api.admin_fields import RULES
 from gateway.api.admin_requests import MAX_BODY
 from gateway.errors import error_headers
 from gateway.store.door import StoreDown
+from policies.apis import meant
 from policies.rejections import Rejection
 
 log = structlog.get_logger("sluiceway.admin")
 
 AnyRequest = Request[Any, Any, State]
+
+LONGEST_PATH = 200
+"""Characters of a path that an answer repeats."""
 
 
 class ErrorBody(Struct, frozen=True):
@@ -60,6 +64,13 @@ def noes(wrong_input: str, **more: str) -> dict[int, ResponseSpec]:
     return {status: no(description) for status, description in told.items()}
 
 
+def no_page(answer: Response[Any]) -> Response[Any]:
+    """Let a page pass. Raises NotFoundException in place of what Litestar has for an unknown one, which is HTML."""
+    if answer.status_code == HTTPStatus.NOT_FOUND:
+        raise NotFoundException
+    return answer
+
+
 def no(description: str) -> ResponseSpec:
     """Describe one answer that is a no."""
     return ResponseSpec(ErrorAnswer, description=description, generate_examples=False)
@@ -87,7 +98,13 @@ _CODES = _NAMES | {
     405: "method_not_allowed",
 }
 
-BODY = {"request_too_large": f"The body is larger than {MAX_BODY // 1024} KiB."}
+
+def too_large(most: int) -> str:
+    """Say that a body has more than `most` bytes."""
+    return f"The body is larger than {most // 1024} KiB."
+
+
+BODY = {"request_too_large": too_large(MAX_BODY)}
 """The description of the further answer of a route that takes a body."""
 
 CHANGING = {
@@ -106,11 +123,13 @@ def answer_http(request: AnyRequest, error: HTTPException) -> Response[ErrorAnsw
         message = "; ".join(_fault(fault) for fault in faults)
     elif error.detail == HTTPStatus(status).phrase and status in (404, 405):
         allowed = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow")
-        message = f"{request.method} {request.url.path} is nothing this gateway does."
+        message = f"{request.method} {request.url.path[:LONGEST_PATH]} is nothing this gateway does."
         if allowed:
             message += f" It takes {allowed}."
+        if status == 404 and (hint := meant(request.url.path)):
+            message += f" {hint}"
     else:
-        message = BODY["request_too_large"] if status == 413 else error.detail
+        message = too_large(_most(request)) if status == 413 else error.detail
     body = ErrorBody(
         message=message,
         type="invalid_request_error" if status < 500 else "server_error",
@@ -145,13 +164,18 @@ def answer_unexpected(request: AnyRequest, error: Exception) -> Response[ErrorAn
     return _answer(500, ErrorBody(message, "server_error", None, "internal_error"), None)
 
 
+def _most(request: AnyRequest) -> int:
+    """Return the bytes that a body of this route may have."""
+    return request.route_handler.resolve_request_max_body_size() or MAX_BODY
+
+
 def _fault(fault: dict[str, Any]) -> str:
     key, message = str(fault.get("key", "data")), str(fault.get("message"))
     if key != "data":
         return f"{key}: {message if fault.get('ours') else RULES.get(key, message)}"
     # An absent body is told as the missing argument's name, which means nothing to a caller.
     why = "" if message == "'data'" else f" ({message})"
-    return f"the body must be a JSON object with the fields that /schema tells of this route{why}"
+    return f"the body must be a JSON object with the fields that /admin/v1/schema tells of this route{why}"
 
 
 def _answer(status: int, error: ErrorBody, headers: dict[str, str] | None) -> Response[ErrorAnswer]:

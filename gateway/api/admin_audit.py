@@ -33,7 +33,8 @@ def audit_routes(parts: Parts) -> list[HTTPRouteHandler]:
     @get(
         "/audit",
         summary="Audit of changes",
-        description="Tells every change of a record: when, by whom, from where, and the fields that it changed.",
+        description="Tells every change of a record in the last 400 days: when, by whom, from where, and the fields "
+        "that it changed.",
         responses=noes("A parameter is wrong."),
     )
     async def list_changes(cursor: Cursor = None, limit: Limit = DEFAULT_PAGE) -> AuditPage:

@@ -1,6 +1,7 @@
 """The admin API's routes for backends: what this gateway sees of them, and drains, which hold at every gateway.
 
-Law: a drain is a record like any other, with an author and a line in the audit; draining twice is no error.
+Law: a drain is a record like any other, with an author and a line in the audit; draining twice is no error. What a
+gateway knows of its backends by itself is told without the store too.
 """
 
 from contextlib import suppress
@@ -11,16 +12,20 @@ from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody, PathParameter
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gateway.api.admin_answers import BODY, AnyRequest, noes, wrong
 from gateway.api.admin_authors import author_of
 from gateway.api.admin_fields import RULES, Reason
-from gateway.api.admin_parts import BackendView, Parts
+from gateway.api.admin_parts import BackendView, ModelOut, Parts
 from gateway.api.admin_schemas import OptionalBody
 from gateway.identity.records import Author, DrainRecord
 from gateway.identity.registry import Conflict, Registry
+from gateway.store.door import StoreDown
 from policies.reach import family
+
+UNCONFIRMED = "The store is down: which backends are drained is what this gateway knew last, without reasons."
+"""What is told with a list that the store could not confirm."""
 
 BackendName = Annotated[
     str, PathParameter(description="A backend's name; that of several replicas stands for all of them.")
@@ -31,7 +36,8 @@ class BackendAnswer(Struct, frozen=True, kw_only=True):
     """A backend as this gateway sees it. `up`: null where it is not probed; `why`: what is wrong with it.
 
     `in_flight`: this gateway's calls that are there now. `drained`: it takes no new calls, at any gateway; `reason`: an
-    operator's words for that. `models`: by the names that the backend knows them.
+    operator's words for that. `models`: by the names that the backend knows them; `out`: those of them that calls are
+    kept away from, though it may be up; `unlisted`: those that it has not in its own list of models.
     """
 
     name: str
@@ -43,12 +49,19 @@ class BackendAnswer(Struct, frozen=True, kw_only=True):
     drained: bool
     reason: str | None
     models: tuple[str, ...]
+    out: tuple[ModelOut, ...]
+    unlisted: tuple[str, ...]
 
 
 class BackendList(Struct, frozen=True):
-    """All backends."""
+    """All backends. `note`: the store is down, so that drains are those this gateway knew last; else null.
+
+    `served`: the names by which callers may ask for models now, aliases too.
+    """
 
     backends: list[BackendAnswer]
+    note: str | None
+    served: list[str]
 
 
 class Drain(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,8 +83,12 @@ def _list(parts: Parts) -> HTTPRouteHandler:
         responses=noes("The request is wrong."),
     )
     async def list_backends() -> BackendList:
-        drains = {one.record.backend: one.record.reason for one in await parts.registry.every(DrainRecord)}
-        return BackendList([_told(view, drains) for view in parts.backends()])
+        served = [name for model in parts.catalog().models for name in (model.name, *model.aliases)]
+        try:
+            drains = {one.record.backend: one.record.reason for one in await parts.registry.every(DrainRecord)}
+        except StoreDown:
+            return BackendList([_remembered(view) for view in parts.backends()], UNCONFIRMED, served)
+        return BackendList([_told(view, drains) for view in parts.backends()], None, served)
 
     return list_backends
 
@@ -141,4 +158,8 @@ def _demand_known(parts: Parts, backend: str) -> None:
 
 def _told(view: BackendView, drains: dict[str, str]) -> BackendAnswer:
     reason = drains.get(view.name, drains.get(family(view.name)))
-    return BackendAnswer(**asdict(view), drained=reason is not None, reason=reason or None)
+    return BackendAnswer(**asdict(replace(view, drained=reason is not None)), reason=reason or None)
+
+
+def _remembered(view: BackendView) -> BackendAnswer:
+    return BackendAnswer(**asdict(view), reason=None)

@@ -53,8 +53,9 @@ UNITS: dict[Measure, Literal["requests", "tokens", "nano_dollars", "slots"]] = {
 class UsageRow(Struct, frozen=True, kw_only=True):
     """What was used by all that have these values; those that nobody asked for are left out.
 
-    Team and key are `(platform)` for what failed attempts cost, which no organization pays. `deployment` is "" where
-    none served. A day is one in the organization's time zone, an hour the UTC time at which it begins.
+    Team and key are `(platform)` for what failed attempts cost, which no organization pays. `deployment` is a backend
+    as the file names it, all its replicas together, and the model's name there; "" where none served. A day is one in
+    the organization's time zone, an hour the UTC time at which it begins.
     `cached_input_tokens` are of the input, `reasoning_tokens` of the output; `estimated_tokens` of both were counted by
     us, because no upstream told. `usd` is exact.
     """
@@ -126,7 +127,7 @@ class _Desk:
         self.store = parts.store
         self.one_at_a_time = asyncio.Lock()
         self._registry = parts.registry
-        self._of_file = parts.organizations
+        self._parts = parts
 
     async def zone(self, organization: str | None) -> tzinfo:
         """Return the time zone of an organization, and UTC for all together."""
@@ -148,7 +149,7 @@ class _Desk:
         return sorted(name.decode() for name in names)
 
     def _zone_of_file(self, organization: str) -> str:
-        known = self._of_file.get(organization)
+        known = self._parts.organizations.get(organization)
         return "UTC" if known is None else known.time_zone
 
 

@@ -4,12 +4,13 @@ Law: every value is bounded before a handler sees it. `RULES` has a sentence for
 read it in place of a validator's words, which quote regular expressions.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
 from gateway.identity import keys
-from policies.domain import Scope
+from policies.domain import API, Scope
+from policies.terms import Policy, Priority
 
 MAX_PAGE = 500
 """Records in one page, at most."""
@@ -52,6 +53,31 @@ Metadata = Annotated[
     Meta(max_length=MOST_PAIRS, description="An operator's own words; printable."),
 ]
 State = Literal["active", "suspended"]
+
+
+def _number(least: float, most: float, what: str) -> dict[str, Any]:
+    """Describe a number that may be text too, as it has to be where a JSON number is not exact."""
+    return {"type": ["number", "string"], "minimum": least, "maximum": most, "description": what}
+
+
+ROUTING: dict[str, Any] = {
+    "additionalProperties": False,
+    "minProperties": 1,
+    "properties": {
+        "ttft_target": _number(0.001, 86_400, "Seconds to the first token that count as in time."),
+        "value_of_time": _number(0, 1000, "USD that a second of a caller's waiting is worth."),
+        "tpot_target": _number(0.0001, 60, "Seconds an output token that count as in time."),
+        "max_price": _number(0, 10_000, "USD that one call may be expected to cost, at most."),
+        "policy": {"enum": list(get_args(Policy))},
+        "priority": {"enum": list(get_args(Priority)), "description": "Who of those that wait goes first."},
+    },
+}
+"""The schema of wishes, which `gateway/config/routing.py` reads."""
+
+Routing = Annotated[
+    dict[str, Any],
+    Meta(description="How its calls want to be routed, before what its plans wish.", extra_json_schema=ROUTING),
+]
 Reason = Annotated[str, Meta(max_length=512, description="For people; printable.")]
 
 LAST_SECOND = 253_402_300_799
@@ -82,8 +108,13 @@ RULES = {
     "scopes": "must be a list of one or more of inference, admin:read and admin:write, each once",
     "networks": f"must be null for all, or a list of 1 to {MOST_NAMES} addresses or ranges such as 10.0.0.0/8",
     "expires": "must be unix seconds, an ISO time such as 2030-01-31T12:00Z, or 90d, 12h or 2w from now",
+    "routing": "must be null or an object with some of ttft_target, tpot_target, value_of_time, max_price, policy and "
+    "priority, as `routing` of a plan in gateway.yaml has them",
     "overlap": "must be a whole number of seconds from 0 to 2592000, which is 30 days",
     "reason": "must be up to 512 printable characters",
+    "api": f"must be one of {', '.join(get_args(API))}",
+    "key": "must be null, or the id of a key: the 12 letters and digits after `sw_`",
+    "request": "must be the body of a call: a JSON object",
     "issuer": "must be the name of one of the file's `issuers`",
     "jti": "must be the token's `jti`: 1 to 1024 characters",
     "cursor": "must be the `next` of the page before",

@@ -9,13 +9,13 @@ from msgspec import Struct
 
 from gateway.api.admin_answers import noes
 from gateway.api.admin_parts import Parts
-from gateway.roll import Row, gateways
+from gateway.roll import Listed, gateways
 
 
 class GatewayList(Struct, frozen=True):
     """The gateways that live, the longest running first."""
 
-    gateways: list[Row]
+    gateways: list[Listed]
 
 
 def fleet_routes(parts: Parts) -> list[HTTPRouteHandler]:
@@ -24,7 +24,9 @@ def fleet_routes(parts: Parts) -> list[HTTPRouteHandler]:
     @get(
         "/gateways",
         summary="List gateways",
-        description="Lists the gateways that live: all that share this one's store.",
+        description="Lists the gateways that live, all that share this one's store: what each runs on (`config` is the "
+        "digest of its file, `refused` that a newer one has mistakes and is not in force), its load, and how many "
+        "seconds ago it told so (`lag`).",
         responses=noes("The request is wrong."),
     )
     async def list_gateways() -> GatewayList:

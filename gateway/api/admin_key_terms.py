@@ -6,15 +6,16 @@ Law: what opens less is never read as more: networks and times are taken only wh
 import re
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway import clock
 from gateway.api.admin_answers import wrong
 from gateway.api.admin_fields import (
     LAST_SECOND,
+    ROUTING,
     RULES,
     Backends,
     Metadata,
@@ -23,18 +24,30 @@ from gateway.api.admin_fields import (
     Name,
     Networks,
     PlanName,
+    Routing,
     Scopes,
     State,
     Text,
     printable,
 )
 from gateway.api.admin_parts import Parts
-from gateway.api.admin_terms import TermsBody, check_terms, terms_of
+from gateway.api.admin_terms import TermsBody, check_terms, mistaken, terms_of
+from gateway.config.mistakes import ConfigError
+from gateway.config.stored import stored_wishes
 from gateway.identity.key_making import blank
 from gateway.identity.records import KeyRecord
 from gateway.identity.registry import Named
 
 SECONDS: Final = {"h": 3600, "d": 86_400, "w": 604_800}
+
+WholeRouting = Annotated[
+    dict[str, Any],
+    Meta(
+        description="How its calls want to be routed, before what its plans wish; it takes the place of all the wishes "
+        "that the key has, so that one which is left out is gone.",
+        extra_json_schema=ROUTING,
+    ),
+]
 
 _FROM_NOW = re.compile(r"([0-9]{1,5})([hdw])")
 
@@ -48,10 +61,11 @@ class NewKey(TermsBody, frozen=True, kw_only=True):
     scopes: Scopes = ("inference",)
     networks: Networks | None = None
     expires: Moment | None = None
+    routing: Routing | None = None
 
 
 class KeyChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields of a key that change; those left out stay as they are."""
+    """The fields of a key that change, each as a whole; those left out stay as they are."""
 
     name: Text | UnsetType = UNSET
     plan: PlanName | UnsetType | None = UNSET
@@ -64,6 +78,7 @@ class KeyChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scopes: Scopes | UnsetType = UNSET
     networks: Networks | UnsetType | None = UNSET
     expires: Moment | UnsetType | None = UNSET
+    routing: WholeRouting | UnsetType | None = UNSET
 
 
 def made(data: NewKey) -> KeyRecord:
@@ -80,6 +95,11 @@ def changed(record: KeyRecord, data: KeyChange) -> KeyRecord:
     return replace(record, **told)
 
 
+def narrows(data: KeyChange) -> bool:
+    """Say whether a change tells anew where the key's calls may go."""
+    return not (data.models is UNSET and data.backends is UNSET and data.local_only is UNSET)
+
+
 async def check_key(parts: Parts, record: KeyRecord, before: KeyRecord | None) -> tuple[Named, ...]:
     """Return the records that must be there for a key to be as `record` has it; `before`: what it replaces.
 
@@ -89,6 +109,11 @@ async def check_key(parts: Parts, record: KeyRecord, before: KeyRecord | None) -
         raise wrong("name", RULES["name"])
     if len(set(record.scopes)) < len(record.scopes):
         raise wrong("scopes", RULES["scopes"])
+    if record.routing is not None and (before is None or record.routing != before.routing):
+        try:
+            stored_wishes(record.routing)
+        except ConfigError as error:
+            raise mistaken(error, "The routing has mistakes.", "routing") from error
     return await check_terms(parts, record, before)
 
 
@@ -113,7 +138,7 @@ def _read(told: str, now: float) -> int | None:
 
 def _own(data: NewKey | KeyChange) -> dict[str, Any]:
     """Return what only keys have, as far as it is told."""
-    told = {name: getattr(data, name) for name in ("name", "scopes", "networks", "expires")}
+    told = {name: getattr(data, name) for name in ("name", "scopes", "networks", "expires", "routing")}
     told = {name: value for name, value in told.items() if value is not UNSET}
     if told.get("networks") is not None:
         told["networks"] = tuple(dict.fromkeys(map(_network, told["networks"])))

@@ -19,8 +19,9 @@ from msgspec.structs import replace
 from gateway import clock
 from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes
 from gateway.api.admin_authors import author_of
+from gateway.api.admin_doubts import doubts
 from gateway.api.admin_fields import KEY_ID, NAME
-from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made
+from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made, narrows
 from gateway.api.admin_paging import DEFAULT_PAGE, Limit
 from gateway.api.admin_parts import Parts
 from gateway.api.admin_schemas import OptionalBody
@@ -35,6 +36,14 @@ from policies.domain import Scope
 AnyOrganization = Annotated[str | None, QueryParameter(pattern=NAME, description="Only this organization's keys.")]
 Cursor = Annotated[str | None, QueryParameter(pattern=KEY_ID, description="The `next` of the page before.")]
 KeyID = Annotated[str, PathParameter(description="The key's id: the 12 characters after `sw_`.")]
+
+Warnings = Annotated[
+    tuple[str, ...],
+    Meta(
+        description="What is probably a mistake: a model or a backend that this gateway does not know (yet), a new "
+        "tenant whose name is nearly another's, terms that leave nothing to call. It was kept as it was said."
+    ),
+]
 
 OVERLAP = 3600
 """Seconds for which the secret before is still taken where nobody says: time to hand the new one out."""
@@ -62,6 +71,7 @@ class KeyAnswer(TermsAnswer, frozen=True, kw_only=True):
     networks: tuple[str, ...] | None
     created: int
     expires: int | None
+    routing: dict[str, Any] | None
     revoked: bool
     last_used: int | None
     former_until: int | None
@@ -72,6 +82,18 @@ class SecretAnswer(KeyAnswer, frozen=True, kw_only=True):
     """A key with a new secret; `key` is shown here and never again."""
 
     key: str
+
+
+class MadeAnswer(SecretAnswer, frozen=True, kw_only=True):
+    """A key that was made."""
+
+    warnings: Warnings
+
+
+class ChangedAnswer(KeyAnswer, frozen=True, kw_only=True):
+    """A key that was changed."""
+
+    warnings: Warnings
 
 
 class KeyPage(Struct, frozen=True):
@@ -99,14 +121,15 @@ def _create(parts: Parts) -> HTTPRouteHandler:
             **BODY,
         ),
     )
-    async def create_key_route(request: AnyRequest, data: JSONBody[NewKey]) -> Response[SecretAnswer]:
+    async def create_key_route(request: AnyRequest, data: JSONBody[NewKey]) -> Response[MadeAnswer]:
         wanted = made(data)
         requires = await check_key(parts, wanted, None)
+        warnings = await doubts(parts, wanted)
         try:
             stored, key = await create_key(parts.registry, author_of(request), wanted, requires=requires)
         except Lacking as lacking:
             raise conflict(f"No key was made: {lacking}, since somebody removed it just now.") from lacking
-        return answer(_secret(stored, None, key), stored.version, 201)
+        return answer(MadeAnswer(key=key, warnings=warnings, **_fields(stored, None)), stored.version, 201)
 
     return create_key_route
 
@@ -158,7 +181,7 @@ def _change(parts: Parts) -> HTTPRouteHandler:
     )
     async def change_key(
         request: AnyRequest, key_id: KeyID, data: JSONBody[KeyChange], if_match: IfMatch = None
-    ) -> Response[KeyAnswer]:
+    ) -> Response[ChangedAnswer]:
         def merged(before: KeyRecord) -> KeyRecord:
             return changed(_live(before), data)
 
@@ -171,7 +194,9 @@ def _change(parts: Parts) -> HTTPRouteHandler:
             missing=_missing(),
             needs=partial(check_key, parts),
         )
-        return await _answer(parts, stored)
+        (used,) = await last_used(parts.store, [stored.record.key_id])
+        warnings = await doubts(parts, stored.record) if narrows(data) else ()
+        return answer(ChangedAnswer(warnings=warnings, **_fields(stored, used)), stored.version)
 
     return change_key
 
@@ -294,6 +319,7 @@ def _fields(stored: Stored[KeyRecord], used: int | None) -> dict[str, Any]:
         "networks": record.networks,
         "created": record.created,
         "expires": record.expires,
+        "routing": record.routing,
         "revoked": record.revoked,
         "last_used": used,
         "former_until": former,

@@ -14,6 +14,7 @@ from gateway.api.admin_answers import conflict, wrong
 from gateway.api.admin_fields import RULES, Backends, Metadata, Models, PlanName, State
 from gateway.api.admin_parts import Parts
 from gateway.config.mistakes import ConfigError
+from gateway.config.reading import nearest
 from gateway.identity.records import PlanRecord, Terms
 from gateway.identity.registry import Named
 from policies.domain import Plan
@@ -65,7 +66,8 @@ async def check_terms(parts: Parts, terms: Terms, before: Terms | None) -> tuple
     if await parts.registry.get(PlanRecord, terms.plan) is not None:
         return ((PlanRecord, terms.plan),)
     known = {one.record.name for one in await parts.registry.every(PlanRecord)} | set(parts.plans)
-    raise wrong("plan", f"there is no plan {terms.plan!r}; known: {', '.join(sorted(known))}")
+    near = nearest(terms.plan, known, otherwise=f"known: {', '.join(sorted(known))}")
+    raise wrong("plan", f"there is no plan {terms.plan!r}; {near}")
 
 
 def demand_active(tenant: Terms, command: str) -> None:
@@ -85,18 +87,23 @@ def compiled(parts: Parts, name: str, document: dict[str, Any], field: str | Non
     try:
         return parts.compile_plan(name, document)
     except ConfigError as error:
-        told = [
-            {"key": _place(one.where, field), "message": f"{one.message}; {one.remedy}", "ours": True}
-            for one in error.mistakes
-        ]
-        raise ValidationException("The plan has mistakes.", extra=told) from error
+        raise mistaken(error, "The plan has mistakes.", field) from error
+
+
+def mistaken(error: ConfigError, message: str, field: str | None) -> ValidationException:
+    """Return the error that names every mistake in a document, which is the body or its `field`."""
+    told = [
+        {"key": _place(one.where, field), "message": f"{one.message}; {one.remedy}", "ours": True}
+        for one in error.mistakes
+    ]
+    return ValidationException(message, extra=told)
 
 
 def _place(where: str, field: str | None) -> str:
-    """Return where in a body a mistake of a plan is, which is `plan` where it is of all of it."""
+    """Return where in a body a mistake is: one of a whole document says `plan`, or its field's own name."""
     if field is None:
         return where
-    return field if where == "plan" else f"{field}.{where}"
+    return field if where in {"plan", field} else f"{field}.{where}"
 
 
 def plan_in_force(terms: Terms | None, of_file: Plan | None) -> str | None:

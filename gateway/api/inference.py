@@ -1,4 +1,4 @@
-"""The callers' routes: hot ones hand over to an Exchange, the model list answers by itself.
+"""The callers' routes: hot ones hand over to an Exchange, the model list answers by itself, in the asker's own shape.
 
 Law: a hot route is a typed handler only so that it stands in the OpenAPI page and answers 405; it reads nothing of the
 request and returns the ASGI app that does. `straight` takes a call that is plainly for one to that same app before any
@@ -14,16 +14,17 @@ from litestar.params import FromPath
 from litestar.response import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import error_body, error_headers, new_request_id
+from gateway.api.model_lists import list_of_openai, of_anthropic, of_openai, page_of_anthropic
+from gateway.errors import Headers, id_headers, new_request_id, refusal
 from gateway.exchange import Exchange
 from gateway.services import Services
-from policies.apis import APIS
-from policies.domain import API, Model, Principal
+from policies.apis import APIS, PATHS, spoken
+from policies.domain import API, Principal
 from policies.reach import reachable
 from policies.rejections import Rejection
 
-OWNER = "sluiceway"
-
+ADMINS = "/admin/v1"
+"""What the admin API's paths begin with."""
 
 ROUTES: dict[API, tuple[str, str]] = {
     "chat": ("Chat completion", "Answer a chat, plain or as server-sent events."),
@@ -36,16 +37,16 @@ ROUTES: dict[API, tuple[str, str]] = {
 }
 """What the OpenAPI page says of each hot route: a title and a sentence."""
 
-HOT: dict[str, API] = {("" if shape.at_root else "/v1") + shape.path: api for api, shape in APIS.items()}
-"""The hot routes, by their whole path."""
 
-
-def straight(services: Services, rest: ASGIApp) -> ASGIApp:
-    """Return the app that serves the hot routes' calls itself and hands everything else to `rest`."""
+def straight(services: Services, rest: ASGIApp, admins: ASGIApp) -> ASGIApp:
+    """Return the app that serves the hot routes' calls itself; `admins` serves what is the admins', `rest` the rest."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        api = HOT.get(scope["path"]) if scope.get("method") == "POST" else None
-        await (rest if api is None else Exchange(services, api))(scope, receive, send)
+        api = PATHS.get(scope["path"]) if scope.get("method") == "POST" else None
+        if api is not None:
+            await Exchange(services, api)(scope, receive, send)
+        else:
+            await (admins if scope["path"].startswith(f"{ADMINS}/") else rest)(scope, receive, send)
 
     return app
 
@@ -55,29 +56,31 @@ def inference_router(services: Services) -> Router:
 
     @get("/models", summary="List models")
     async def models(request: Request[Any, Any, Any]) -> Response[Any]:
-        """List the models that the calling key may use."""
+        """List the models that the calling key may use; with `anthropic-version` in pages, as Anthropic's API does."""
         who = await _caller(services, request)
         if isinstance(who, Rejection):
-            return _rejected(who)
-        data = [_entry(model) for model in services.catalog.models if reachable(who.reach, model)]
-        return Response({"object": "list", "data": data}, headers={"x-request-id": new_request_id()})
+            return _answered(request, who)
+        usable = [model for model in services.catalog.models if reachable(who.reach, model)]
+        if _of_anthropic(request):
+            return _answered(request, page_of_anthropic(usable, request.query_params.dict()))
+        return _answered(request, list_of_openai(usable))
 
     @get("/models/{model_id:path}", summary="Describe a model")
     async def model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[Any]:
         """Describe one model; its id may hold slashes."""
         who = await _caller(services, request)
         if isinstance(who, Rejection):
-            return _rejected(who)
+            return _answered(request, who)
         name = model_id.removeprefix("/")
         found = services.catalog.find(name)
         if found is None:
-            return _rejected(services.catalog.missing(name))
+            return _answered(request, services.catalog.missing(name))
         if not reachable(who.reach, found):
-            return _rejected(services.catalog.barred(name, who.reach))
-        return Response(_entry(found), headers={"x-request-id": new_request_id()})
+            return _answered(request, services.catalog.barred(name, who.reach))
+        return _answered(request, (of_anthropic if _of_anthropic(request) else of_openai)(found))
 
-    listing = Router("/v1", route_handlers=[models, model], tags=["OpenAI API"])
-    return Router("/", route_handlers=[*(_hot(services, path, api) for path, api in HOT.items()), listing])
+    listing = Router("/v1", route_handlers=[models, model], tags=["OpenAI API", "Anthropic API"])
+    return Router("/", route_handlers=[*(_hot(services, path, api) for path, api in PATHS.items()), listing])
 
 
 def _hot(services: Services, path: str, api: API) -> HTTPRouteHandler:
@@ -98,22 +101,23 @@ async def _caller(services: Services, request: Request[Any, Any, Any]) -> Princi
     return await services.identities.identify(headers, client[0] if client else "")
 
 
-def _rejected(rejection: Rejection) -> Response[Any]:
-    request_id = new_request_id()
-    headers = {name.decode(): value.decode() for name, value in error_headers(rejection)}
-    headers["x-request-id"] = request_id
-    return Response(
-        error_body(rejection, request_id),
-        status_code=rejection.shape.status,
-        media_type="application/json",
-        headers=headers,
-    )
+def _of_anthropic(request: Request[Any, Any, Any]) -> bool:
+    """Say whether one of Anthropic's clients asks."""
+    return APIS[_spoken(request)].family == "anthropic"
 
 
-def _entry(model: Model) -> dict[str, Any]:
-    """Describe a model as OpenAI does, and its largest context window as vLLM does."""
-    windows = [deployment.context_window for deployment in model.deployments if deployment.context_window is not None]
-    entry: dict[str, Any] = {"id": model.name, "object": "model", "created": 0, "owned_by": OWNER}
-    if windows:
-        entry["max_model_len"] = max(windows)
-    return entry
+def _spoken(request: Request[Any, Any, Any]) -> API:
+    return spoken(request.scope["path"], request.scope["headers"])
+
+
+def _answered(request: Request[Any, Any, Any], outcome: dict[str, Any] | Rejection) -> Response[Any]:
+    """Return the answer that tells `outcome` to whoever asks, in his API's shape."""
+    request_id, api = new_request_id(), _spoken(request)
+    if isinstance(outcome, Rejection):
+        headers, body = refusal(outcome, request_id, api)
+        return Response(body, status_code=outcome.shape.status, headers=_decoded(headers))
+    return Response(outcome, headers=_decoded(id_headers(request_id, api)))
+
+
+def _decoded(headers: Headers) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in headers}

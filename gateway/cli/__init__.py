@@ -3,6 +3,8 @@
 Law: `--help` and `--version` import no subcommand. A module is imported when its command runs, and exposes `command`.
 """
 
+import os
+import signal
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -18,10 +20,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plans": ("gateway.cli.plans", "Plans that are kept in the store."),
     "apply": ("gateway.cli.apply", "Make plans, organizations and teams as a file says."),
     "backends": ("gateway.cli.backends", "The backends: list, drain and resume them."),
-    "gateways": ("gateway.cli.gateways", "The gateways that run."),
+    "explain": ("gateway.cli.explain", "Tell where a call would go right now, and why."),
+    "peers": ("gateway.cli.peers", "The gateways that run: version, configuration, load, lag."),
     "tokens": ("gateway.cli.tokens", "Revoke a token before it ends by itself."),
     "audit": ("gateway.cli.audit", "Tell who changed what, and when."),
     "usage": ("gateway.cli.usage", "Tell what organizations, teams and keys have used."),
+    "simulate": ("gateway.cli.simulate", "Say what other machines or terms would make of calls."),
     "ledger": ("gateway.cli.ledger", "Check the ledger's counters against its records."),
 }
 """Each subcommand: its module, and what it does in one line."""
@@ -38,6 +42,8 @@ class LazyGroup(click.Group):
         """Import and return one subcommand, None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "serve":  # importing it takes a second, in which a container's first process would not hear
+            signal.signal(signal.SIGTERM, _leave)
         command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
 
@@ -48,7 +54,12 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-@click.group(cls=LazyGroup)
+def _leave(*_: object) -> None:
+    """End before anything has begun; not by an exception, which whatever is being imported or set up may swallow."""
+    os._exit(0)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sluiceway", prog_name="sluiceway")
 def main() -> None:
     """One OpenAI-compatible endpoint for all of an organization's models."""

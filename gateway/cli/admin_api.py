@@ -35,6 +35,12 @@ Document = dict[str, Any]
 NOT_HERE = "is nothing this gateway does"
 """What a gateway says of a path that it does not have at this address."""
 
+_OPTION_NAMES = {"organization": "org"}
+"""What options call fields that they have another name for."""
+
+_NULL = re.compile(r"(?<=must be )null(?: for all)?,? or ")
+"""What a rule says of JSON's null, which an option that is left out stands for."""
+
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,6 +55,7 @@ class RefusedError(click.ClickException):
 
 class _ErrorBody(msgspec.Struct):
     message: str
+    param: str | None = None
 
 
 class _ErrorAnswer(msgspec.Struct):
@@ -152,7 +159,8 @@ class AdminApi:
 
     def _refusal(self, response: httpx.Response) -> click.ClickException:
         try:
-            message = msgspec.json.decode(response.content, type=_ErrorAnswer).error.message
+            error = msgspec.json.decode(response.content, type=_ErrorAnswer).error
+            message = _in_options(error)
         except msgspec.DecodeError:
             return self._stranger(f"{response.status_code} without an error of ours")
         if response.status_code == 404 and NOT_HERE in message:
@@ -172,6 +180,17 @@ class AdminApi:
 
     def _stranger(self, answer: str) -> click.ClickException:
         return click.ClickException(f"{self._url} gave {answer}. Is it a Sluiceway gateway? Check --url.")
+
+
+def _in_options(error: _ErrorBody) -> str:
+    """Return what an error says, of the option that the command that runs has for the field at fault."""
+    field = f"{error.param}: "
+    params = click.get_current_context().command.params
+    names = {_OPTION_NAMES.get(str(error.param), error.param)}
+    option = next((one.opts[-1] for one in params if one.name in names and one.opts[-1].startswith("--")), None)
+    if option is None or not error.message.startswith(field):
+        return error.message
+    return f"{option}: {_NULL.sub('', error.message.removeprefix(field))}"
 
 
 def path_to(*parts: str) -> str:

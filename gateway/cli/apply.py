@@ -7,7 +7,7 @@ gateway says must not be, such as of a team with live keys, ends nothing: the re
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from gateway.cli import tables
 from gateway.cli.admin_api import AdminApi, Document, RefusedError, admin_options, as_seen, connect, path_to
 from gateway.cli.diffing import ORGANIZATION, TEAM, Kept, Outlook, Step, Target, outlook
 from gateway.cli.editing import line
-from gateway.cli.naming import backends_of, unknown_backends, unknown_plans
+from gateway.cli.foretelling import refused_deletions
+from gateway.cli.naming import names_places, unknown_backends, unknown_models, unknown_plans
 from gateway.cli.teams import team_path, teams
 from gateway.config.mistakes import ConfigError
 from gateway.config.tenants import read_tenants
@@ -26,8 +27,18 @@ from gateway.config.tenants import read_tenants
 _SIGNS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 
 
+class _There(msgspec.Struct):
+    """What a gateway has: its backends, and the names of models that it serves."""
+
+    backends: list[Document]
+    served: list[str]
+
+
 class Run(msgspec.Struct):
-    """What became of the steps, by their numbers: made, or refused with a reason; and what ended them early."""
+    """What became of the steps, by their numbers: made, or refused with a reason; and what ended them early.
+
+    Of a dry run: what would be refused, as far as that can be foretold.
+    """
 
     done: set[int]
     kept: dict[int, str]
@@ -60,16 +71,20 @@ def command(*, path: Path, dry_run: bool, prune: bool, url: str, admin_key_file:
     api = connect(url, admin_key_file)
     plans = list(api.each(path_to("plans"), "plans"))
     _check(api, path, wanted, (str(plan.get("name")) for plan in plans))
-    ahead = outlook(wanted, dict(_stored(api, plans)), prune=prune)
+    stored = dict(_stored(api, plans))
+    ahead = outlook(wanted, stored, prune=prune)
     if not as_json:
         _show(ahead)
-    run = Run(set(), {}) if dry_run else _do(api, ahead, aloud=not as_json)
+    run = _foretold(api, ahead, stored, plans) if dry_run else _do(api, ahead, aloud=not as_json)
+    if dry_run and not as_json:
+        for number, why in run.kept.items():
+            click.echo(f"would be kept: {ahead.steps[number].target}: {why}")
     if as_json:
         tables.as_json(_told(ahead, run))
     elif run.whole:
         click.echo(_summed(ahead, dry_run=dry_run))
     if not run.whole:
-        raise click.ClickException(_refused(ahead, run))
+        raise click.ClickException(_would_refuse(ahead, run) if dry_run else _refused(ahead, run))
 
 
 def _wanted(path: Path) -> dict[Target, Document]:
@@ -90,13 +105,14 @@ def _wanted(path: Path) -> dict[Target, Document]:
 
 
 def _check(api: AdminApi, path: Path, wanted: dict[Target, Document], plans: Iterable[str]) -> None:
-    """Refuse a file with plans that are nowhere; warn of backends that are not there."""
+    """Refuse a file with plans that are nowhere; warn of backends and models that are not there."""
     mistake = unknown_plans(wanted, plans)
     if mistake is not None:
         raise click.ClickException(f"{path} names {mistake}. Nothing was changed.")
-    if any(backends_of(body) for target, body in wanted.items() if target.kind != "plan"):
-        listed = api.each(path_to("backends"), "backends")
-        for warning in unknown_backends(wanted, (str(one.get("name")) for one in listed)):
+    if any(names_places(body) for target, body in wanted.items() if target.kind != "plan"):
+        there = api.ask("GET", path_to("backends"), _There)
+        unknown = unknown_backends(wanted, (str(one.get("name")) for one in there.backends))
+        for warning in (*unknown, *unknown_models(wanted, there.served)):
             click.echo(f"Warning: {warning}", err=True)
 
 
@@ -135,6 +151,14 @@ def _do(api: AdminApi, ahead: Outlook, *, aloud: bool) -> Run:
         if aloud:
             click.echo(said)
     return run
+
+
+def _foretold(api: AdminApi, ahead: Outlook, stored: Mapping[Target, Kept], plans: Sequence[Document]) -> Run:
+    """Return what would become of deletions that the gateway would refuse; nothing is done."""
+    if not any(step.action == "delete" for step in ahead.steps):
+        return Run(set(), {})
+    of_file = [str(plan.get("name")) for plan in plans if plan.get("overrides") or plan.get("source") != "store"]
+    return Run(set(), refused_deletions(ahead, stored, list(api.each("/keys", "keys")), of_file))
 
 
 def _make(api: AdminApi, step: Step) -> None:
@@ -188,6 +212,14 @@ def _refused(ahead: Outlook, run: Run) -> str:
     kept = f"; kept: {', '.join(str(ahead.steps[number].target) for number in run.kept)}" if run.kept else ""
     left = f"; not tried: {', '.join(map(str, untried))}" if untried else ""
     return f"{failed}{made}{kept}{left}. Mend it and run this again: it goes on from there."
+
+
+def _would_refuse(ahead: Outlook, run: Run) -> str:
+    """Return in one line how much of it would be done."""
+    steps = len(ahead.steps)
+    kept = ", ".join(str(ahead.steps[number].target) for number in run.kept)
+    made = f"Would do: {steps - len(run.kept)} of {tables.count(steps, 'step')}; would keep: {kept}"
+    return f"{made}. Nothing was changed: --dry-run."
 
 
 def _told(ahead: Outlook, run: Run) -> dict[str, Any]:

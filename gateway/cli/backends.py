@@ -6,10 +6,16 @@ Law: a drain is for all gateways at once and outlives them; calls that are under
 from pathlib import Path
 
 import click
+import msgspec
 
 from gateway.cli import tables
 from gateway.cli.admin_api import Document, admin_options, connect, path_to
 from gateway.cli.groups import Group
+
+
+class _Backends(msgspec.Struct):
+    backends: list[Document]
+    note: str | None = None
 
 
 @click.group("backends", cls=Group)
@@ -21,12 +27,14 @@ def command() -> None:
 @admin_options
 def ls(*, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """List the backends: which are up, drained, how many calls each has, by the gateway that is asked."""
-    listed = list(connect(url, admin_key_file).each(path_to("backends"), "backends"))
+    told = connect(url, admin_key_file).ask("GET", path_to("backends"), _Backends)
+    if told.note is not None:
+        click.echo(f"Warning: {told.note}", err=True)
     if as_json:
-        tables.as_json(listed)
+        tables.as_json(told.backends)
         return
     right = tables.Column("in flight", right=True)
-    tables.table(("backend", "kind", "hosted", "state", right, "models", "why"), map(_row, listed))
+    tables.table(("backend", "kind", "hosted", "state", right, "models", "why"), map(_row, told.backends))
 
 
 @command.command("drain")
@@ -60,4 +68,6 @@ def _row(one: Document) -> tuple[str, ...]:
     state = f"{up}, drained" if one.get("drained") else up
     why = "; ".join(str(one[name]) for name in ("why", "reason") if one.get(name))
     cells = (tables.cell(one.get(name)) for name in ("name", "kind", "hosted"))
-    return (*cells, state, tables.cell(one.get("in_flight")), tables.cell(one.get("models")), why or "-")
+    unlisted = one.get("unlisted") or ()
+    models = [f"{model} (not in its list)" if model in unlisted else model for model in one.get("models") or ()]
+    return (*cells, state, tables.cell(one.get("in_flight")), tables.cell(models), why or "-")

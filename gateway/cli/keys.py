@@ -15,7 +15,7 @@ from gateway.cli.groups import Group
 from gateway.cli.terms import duration, merged, terms
 from gateway.identity.keys import ID_LENGTH
 
-LIMITS = ("plan", "meters", "models", "backends", "local_only", "scopes", "networks", "expires", "metadata")
+LIMITS = ("plan", "meters", "models", "backends", "local_only", "scopes", "networks", "expires", "routing", "metadata")
 """What may be said of a key when it is made."""
 
 
@@ -69,7 +69,10 @@ def list_(*, org: str | None, url: str, admin_key_file: Path | None, as_json: bo
 def show(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """Show one key, without its secret."""
     found = connect(url, admin_key_file).ask("GET", path_to("keys", key_id), Document)
-    (tables.as_json if as_json else tables.record)(found)
+    if as_json:
+        tables.as_json(found)
+    else:
+        tables.record({**found, "state": _state(found)})
 
 
 @command.command("set")
@@ -78,7 +81,10 @@ def show(*, key_id: str, url: str, admin_key_file: Path | None, as_json: bool) -
 @admin_options
 def set_(*, key_id: str, given: Document, url: str, admin_key_file: Path | None, as_json: bool) -> None:
     """Change what is given of a key; the key itself stays as it is."""
-    tell(key_id, patch(connect(url, admin_key_file), path_to("keys", key_id), given), as_json=as_json)
+    edit = patch(connect(url, admin_key_file), path_to("keys", key_id), given)
+    tell(key_id, edit, as_json=as_json)
+    if not as_json:
+        _warn(edit.document)
 
 
 @command.command("rotate")
@@ -116,11 +122,18 @@ def _hand_over(made: Document, *, as_json: bool) -> None:
         tables.as_json(made)
     else:
         click.echo(made.get("key"))
+        _warn(made)
     note = f"Keep this key now, it is not shown again. To take it back: sluiceway keys revoke {made.get('id')}"
     until = made.get("former_until")
     if until is not None:
         note += f" (the one before is taken until {tables.moment(until)} UTC)"
     click.echo(note, err=True)
+
+
+def _warn(kept: Document) -> None:
+    """Print what the gateway takes for a mistake in what it has kept."""
+    for warning in kept.get("warnings") or ():
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def _row(key: Document) -> tuple[str, ...]:

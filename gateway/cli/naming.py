@@ -1,9 +1,10 @@
-"""What a tenants file names that nobody has: plans and backends.
+"""What a tenants file names that nobody has: plans, backends and models.
 
-Law: pure. A plan that is nowhere is a mistake, which a gateway would refuse; a backend may come later.
+Law: pure. A plan that is nowhere is a mistake, which a gateway would refuse; a backend or a model may come later.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Literal
 
 from gateway.cli.diffing import Document, Target
 from policies.reach import family
@@ -28,18 +29,33 @@ def unknown_backends(wanted: Mapping[Target, Document], listed: Iterable[str]) -
     `listed`: the backends of the gateway, replicas by their own names.
     """
     replicas = set(listed)
-    known = replicas | set(map(family, replicas))
-    unknown = _unknown(wanted, known, backends_of)
+    return _warnings(wanted, replicas | set(map(family, replicas)), "backend")
+
+
+def unknown_models(wanted: Mapping[Target, Document], served: Iterable[str]) -> list[str]:
+    """Return a line for each model that tenants name and the gateway does not serve; `NAME*` is none."""
+    return _warnings(wanted, set(served), "model")
+
+
+def names_places(body: Document) -> bool:
+    """Say whether a tenant names backends or models in full."""
+    return bool(_in_full(body, "backend") or _in_full(body, "model"))
+
+
+def _warnings(
+    wanted: Mapping[Target, Document], known: Collection[str], what: Literal["backend", "model"]
+) -> list[str]:
+    """Return a line for each backend or model that is not known."""
+    unknown = _unknown(wanted, known, lambda body: _in_full(body, what))
     has = ", ".join(sorted(known)) or "none"
     return [
-        f"{', '.join(map(str, by))}: the gateway has no backend {name!r} now (it has: {has})"
+        f"{', '.join(map(str, by))}: the gateway has no {what} {name!r} now (it has: {has})"
         for name, by in unknown.items()
     ]
 
 
-def backends_of(body: Document) -> list[str]:
-    """Return the backends that a tenant names in full."""
-    return [name for name in body.get("backends") or () if not name.endswith("*")]
+def _in_full(body: Document, what: Literal["backend", "model"]) -> list[str]:
+    return [name for name in body.get(f"{what}s") or () if not name.endswith("*")]
 
 
 def _unknown(

@@ -70,4 +70,4 @@ def cells(one: Document) -> tuple[str, ...]:
 
 
 def _row(one: Document) -> tuple[str, ...]:
-    return (tables.cell(one.get("name")), *cells(one), tables.cell(one.get("time_zone")))
+    return (tables.cell(one.get("name")), *cells(one), tables.cell(one.get("time_zone_in_force")))

@@ -1,8 +1,11 @@
 """`sluiceway serve`: run the gateway until it is told to stop."""
 
+import asyncio
 import os
 import signal
 import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,11 +15,13 @@ import uvloop
 from gateway import clock, logs, server
 from gateway.config.loading import builtin, load
 from gateway.config.mistakes import ConfigError
-from gateway.config.settings import Settings
+from gateway.config.settings import Settings, Shutdown
 from gateway.store.door import StoreDown
 from gateway.store.embedded import DataDirLocked
 from gateway.store.preconditions import UnfitStore
 from gateway.tls import CertificateError
+from gateway.workers.crew import CannotStart
+from gateway.workers.supervisor import Supervisor, supervise
 
 NOTHING = """\
 Nothing to serve: no backend is configured and no local engine answers on its usual port.
@@ -29,7 +34,10 @@ Do one of these:
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration file; without one: see README.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the embedded store lives.  [default: data]")
-def command(config: Path | None, data_dir: Path | None) -> None:
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes at one address, a core each."
+)
+def command(config: Path | None, data_dir: Path | None, workers: int) -> None:
     """Run the gateway until SIGTERM or SIGINT; the second one cuts calls that are still open."""
     if config is not None and data_dir is not None:
         raise click.UsageError("--data-dir goes without --config; in a file it is `store: {data_dir: DIR}`.")
@@ -37,10 +45,13 @@ def command(config: Path | None, data_dir: Path | None) -> None:
     logs.configure()
     settings = _settings(config, data_dir or Path("data"))
     try:
-        uvloop.run(_serve(settings, discover=config is None))
+        if workers == 1:
+            uvloop.run(_serve(settings, config))
+        else:
+            uvloop.run(_supervise(settings, workers, config))
     except server.NothingToServeError:
         _fail(NOTHING)
-    except (OSError, StoreDown, UnfitStore, DataDirLocked, CertificateError) as error:
+    except (OSError, StoreDown, UnfitStore, DataDirLocked, CertificateError, CannotStart) as error:
         _fail(f"sluiceway cannot start: {error}")
 
 
@@ -55,26 +66,72 @@ def _settings(config: Path | None, data_dir: Path) -> Settings:
         _fail(f"{config} cannot be read: {error.strerror}")
 
 
-async def _serve(settings: Settings, *, discover: bool) -> None:
+async def _serve(settings: Settings, config: Path | None) -> None:
     signals = server.Signals()
-    running = await server.start(settings, discover=discover)
-    signals.on_hangup(running.renew)
+    anew = None if config is None else partial(load, config, os.environ)
+    running = await server.start(settings, discover=config is None, load=anew)
+    signals.on_hangup(running.hang_up)
     services = running.gateway.services
     click.echo(f"Sluiceway listens on {running.url} (operations: {running.operations_url})")
-    click.echo(f"  backends: {', '.join(services.fleet.homes) or 'none'}")
-    click.echo(f"  models:   {', '.join(model.name for model in services.catalog.models[:12]) or 'none listed yet'}")
-    if settings.admin_key is None:
-        click.echo(f"  admin key: {server.admin_key_path(settings.store.data_dir)}")
-    sys.stdout.flush()
+    models = [model.name for model in services.catalog.models]
+    _tell(settings, services.fleet.homes, models, running.gateway.joining.why)
     await signals.first.wait()
-    open_calls = services.intake.open_calls
-    if open_calls:
-        click.echo(
-            f"Stopping: {open_calls} open calls get up to {server.GRACE} s; a second signal cuts them.", err=True
-        )
+    open_calls, how = services.intake.open_calls, running.gateway.settings.shutdown
+    if open_calls or how.pause:
+        _tell_end(how, f"open ones ({open_calls} now)")
     cutting = clock.spawn(signals.when_again(running.cut), "cut-on-second-signal")
     await running.stop()
     cutting.cancel()
+
+
+async def _supervise(settings: Settings, workers: int, config: Path | None) -> None:
+    """Run several workers; ends the process with 1 where one of them did not end as it should."""
+    signals = server.Signals()
+    anew = None if config is None else partial(load, config, os.environ)
+    starting = clock.spawn(supervise(settings, workers, discover=config is None, load=anew), "start the workers")
+    supervisor = await _unless(signals.first, starting)
+    if supervisor is None:
+        return
+    signals.on_hangup(supervisor.hang_up)
+    where = f"{supervisor.url} (operations: {supervisor.operations_url})"
+    click.echo(f"Sluiceway listens on {where} with {workers} workers")
+    told = supervisor.told
+    _tell(settings, told.backends, told.models, told.why)
+    await signals.first.wait()
+    _tell_end(supervisor.settings.shutdown, "open ones")
+    cutting = clock.spawn(signals.when_again(supervisor.cut), "cut-on-second-signal")
+    well = await supervisor.stop()
+    cutting.cancel()
+    if not well:
+        raise SystemExit(1)
+
+
+async def _unless(stop: asyncio.Event, starting: asyncio.Task[Supervisor]) -> Supervisor | None:
+    """Return what is started; None where a stop was told before it was, which ends it."""
+    stopped = clock.spawn(stop.wait(), "stop-during-the-start")
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not starting.done():
+        click.echo("Stopping: the start had not come to its end.", err=True)
+        starting.cancel()
+        await asyncio.wait({starting})
+    return None if starting.cancelled() else starting.result()
+
+
+def _tell(settings: Settings, backends: Iterable[str], models: Sequence[str], why: str | None) -> None:
+    """Print what is served; `why`: why it is not for now."""
+    click.echo(f"  backends: {', '.join(backends) or 'none'}")
+    click.echo(f"  models:   {', '.join(models[:12]) or 'none listed yet'}")
+    if why is not None:
+        click.echo(f"  not ready: {why.removesuffix('.')}; until it is, calls get 503")
+    if settings.admin_key is None:
+        click.echo(f"  admin key: {server.admin_key_path(settings.store.data_dir)}")
+    sys.stdout.flush()
+
+
+def _tell_end(how: Shutdown, calls: str) -> None:
+    pause = f"calls are taken for {how.pause:g} s more, then " if how.pause else ""
+    click.echo(f"Stopping: {pause}{calls} get up to {how.grace:g} s; a second signal cuts them.", err=True)
 
 
 def _fail(message: str) -> NoReturn:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import click
 
 from gateway.cli.admin_api import Document
 from gateway.config.mistakes import ConfigError
 from gateway.config.plan_file import read_plan
+from policies.terms import Policy, Priority
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,6 +40,13 @@ def duration(value: str) -> int:
     if found is None:
         raise click.BadParameter(f"{value!r} is no duration: write it as 90d, 12h, 30m or in seconds.")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def number(value: str) -> float:
+    """Read a plain number; its range is for the gateway to judge."""
+    if not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", value):
+        raise click.BadParameter(f"{value!r} is no plain number, such as 0.5.")
+    return float(value) if "." in value else int(value)
 
 
 def moment(value: str) -> int | str:
@@ -102,27 +110,48 @@ _OPTIONS: dict[str, Callable[..., Any]] = {
     ),
 }
 
+_WISHES: dict[str, Callable[..., Any]] = {
+    "ttft_target": click.option(
+        "--ttft-target", type=number, metavar="SECONDS", help="To the first token, for a call to be in time."
+    ),
+    "tpot_target": click.option(
+        "--tpot-target", type=number, metavar="SECONDS", help="An output token, for a call to be in time."
+    ),
+    "value_of_time": click.option(
+        "--value-of-time", type=number, metavar="USD", help="What a second of waiting is worth; more buys speed."
+    ),
+    "max_price": click.option(
+        "--max-price", type=number, metavar="USD", help="The most that one call may be expected to cost."
+    ),
+    "policy": click.option("--policy", type=click.Choice(get_args(Policy)), help="How its calls are routed."),
+    "priority": click.option(
+        "--priority", type=click.Choice(get_args(Priority)), help="Who goes first where calls have to wait."
+    ),
+}
+"""The options that are, all together, the field `routing`."""
+
 _CLEARED = ("plan", "meters", "models", "backends", "time_zone", "networks", "expires", "metadata")
 """What can be taken away again."""
 
 
 def terms(*fields: str, clearable: bool = False) -> Callable[[Command], Command]:
     """Add the options of these fields to a command, which gets `given`; with `clearable`, `--clear FIELD` too."""
+    names = [name for field in fields for name in (_WISHES if field == "routing" else (field,))]
 
     def decorate(command: Command) -> Command:
         @wraps(command)
         def run(**values: Any) -> Any:  # noqa: ANN401 - any command's arguments
-            given = _given({field: values.pop(field) for field in fields}, values.pop("clear", ()))
+            given = _given({name: values.pop(name) for name in names}, values.pop("clear", ()))
             return command(**values, given=given)
 
         wrapped = cast(Command, run)
         if clearable:
-            names = [field.replace("_", "-") for field in fields if field in _CLEARED]
+            cleared = [name.replace("_", "-") for name in names if name in _CLEARED or name in _WISHES]
             wrapped = click.option(
-                "--clear", type=click.Choice(names), multiple=True, help="A field to take away; repeat it for more."
+                "--clear", type=click.Choice(cleared), multiple=True, help="A field to take away; repeat it for more."
             )(wrapped)
-        for field in reversed(fields):
-            wrapped = _OPTIONS[field](wrapped)
+        for name in reversed(names):
+            wrapped = (_OPTIONS | _WISHES)[name](wrapped)
         return wrapped
 
     return decorate
@@ -131,12 +160,15 @@ def terms(*fields: str, clearable: bool = False) -> Callable[[Command], Command]
 def merged(given: Document, present: Document) -> Document:
     """Return what becomes of `present`: fields given replace it, notes are added to it, an empty one is taken away.
 
-    A plan takes the place of own meters, and the other way round.
+    Wishes are added to one another; None takes one away. A plan takes the place of own meters, and the other way round.
     """
     new = {**present, **given}
     if given.get("metadata"):
         notes = {**(present.get("metadata") or {}), **given["metadata"]}
         new["metadata"] = {name: value for name, value in notes.items() if value}
+    if given.get("routing"):
+        wishes = {**(present.get("routing") or {}), **given["routing"]}
+        new["routing"] = {name: value for name, value in wishes.items() if value is not None} or None
     for one, other in (("plan", "meters"), ("meters", "plan")):
         if given.get(one) is not None:
             new[other] = None
@@ -157,4 +189,5 @@ def _given(said: dict[str, Any], clear: tuple[str, ...]) -> Document:
         if field in given:
             raise click.UsageError(f"--clear {name} contradicts the option that gives it a value.")
         given[field] = {} if field == "metadata" else None
-    return given
+    wishes = {name: given.pop(name) for name in _WISHES if name in given}
+    return given | {"routing": wishes} if wishes else given

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from gateway.cli import tables
-from gateway.cli.admin_api import connect, connection_options
+from gateway.cli.admin_api import AdminApi, connect, connection_options, path_to
 
 READING = 120.0
 """Seconds that a report over many months may take."""
@@ -60,7 +60,7 @@ def command(
     admin_key_file: Path | None,
 ) -> None:
     """Show calls, tokens and USD, by team, key, model, deployment, day or hour."""
-    params = {"organization": org, "by": by, "since": since, "until": until}
+    params = {"organization": org, "by": _in_full(by), "since": since, "until": until}
     api = connect(url, admin_key_file)
     report = api.ask("GET", "/usage", _Report, params=params, timeout=READING)
     if form == "json":
@@ -70,11 +70,23 @@ def command(
     elif report.rows:
         _show(report)
     else:
-        click.echo(f"{org or 'nobody'} has used nothing from {report.since} to {report.until}")
+        click.echo(f"{org or 'nobody'} has used nothing from {report.since} to {report.until}{_stranger(api, org)}")
 
 
 HEADINGS = {"organization": "org", "cached_input_tokens": "cached"}
 """What a table's narrow columns are called."""
+
+
+def _in_full(by: str | None) -> str | None:
+    """Return what rows are told by as the API calls it: columns and options say `org`."""
+    return None if by is None else ",".join("organization" if name == "org" else name for name in by.split(","))
+
+
+def _stranger(api: AdminApi, org: str | None) -> str:
+    """Return what to add where an organization that has used nothing is not known at all."""
+    if org is None or api.find(path_to("organizations", org)) is not None:
+        return ""
+    return "; there is no organization of that name either (see `sluiceway orgs ls`)"
 
 
 def _write(report: _Report) -> None:

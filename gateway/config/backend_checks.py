@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from gateway.config.mistakes import ConfigError, Tell
 from gateway.config.replicas import read_replicas
 from gateway.config.schema import BackendRow, FileRow
+from gateway.files import opening
 from policies.apis import APIS
 
 
@@ -55,7 +56,7 @@ def _discovery(backend: BackendRow, tell: Tell) -> None:
     if backend.list is None:
         return
     try:
-        for url in read_replicas(backend.list.read_bytes(), str(backend.list)):
+        for url in read_replicas(opening(backend.list).read_bytes(), str(backend.list)):
             _version(backend, "list", url, tell)
     except OSError as error:
         why = f"its file {backend.list} cannot be read: {error.strerror}"

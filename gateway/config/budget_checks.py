@@ -29,7 +29,7 @@ def check_budgets(file: FileRow, taken: dict[str, str], tell: Tell) -> None:
     for plan in file.plans.values():
         unpriced |= dict.fromkeys(_missing(file, plan, file.models, tell))
         for name, row in plan.models.items():
-            served = None if file.models is None else _serving(file.models, taken, taken.get(name))
+            served = None if file.models is None else serving(file.models, taken, taken.get(name))
             unpriced |= dict.fromkeys(_missing(file, row, served, tell))
     for at in unpriced:
         tell(at, _UNPRICED, _PRICE)
@@ -46,7 +46,7 @@ def _missing(file: FileRow, row: MetersRow, served: dict[str, ModelRow] | None, 
     if served is None:
         _discovered(file, budgets, tell)
         return
-    costs = [(one.spot("price"), _cost(file, one)) for model in served.values() for one in model.deployments]
+    costs = [(one.spot("price"), cost_of(file, one)) for model in served.values() for one in model.deployments]
     yield from (at for at, cost in costs if cost == "unknown")
     if costs and all(cost == "nothing" for _, cost in costs):
         for at in budgets:
@@ -65,7 +65,7 @@ def _discovered(file: FileRow, budgets: list[At], tell: Tell) -> None:
             tell(at, _FREE, "list the models under `models:` and give them a price, or remove the line")
 
 
-def _cost(file: FileRow, row: DeploymentRow) -> Cost:
+def cost_of(file: FileRow, row: DeploymentRow) -> Cost:
     """Return what a deployment's tokens cost."""
     price = row.price
     if price is not None:
@@ -77,7 +77,7 @@ def _cost(file: FileRow, row: DeploymentRow) -> Cost:
     return "unknown" if kind in HOSTED else "nothing"
 
 
-def _serving(models: dict[str, ModelRow], taken: dict[str, str], name: str | None) -> dict[str, ModelRow]:
+def serving(models: dict[str, ModelRow], taken: dict[str, str], name: str | None) -> dict[str, ModelRow]:
     """Return the model `name` and every one that may serve its calls in its place; none where it is no model."""
     found: dict[str, ModelRow] = {}
     ahead = [name] if name is not None else []

@@ -2,12 +2,13 @@
 
 Law: no silent no-op. A reference to nothing, a name taken twice, a fallback that leads nowhere new: each is a mistake.
 What could not be read is not judged again. Backends are judged in `backend_checks.py`, plans in `plan_checks.py` and
-`budget_checks.py`, issuers in `issuer_checks.py`.
+`budget_checks.py`, routing in `routing_checks.py`, issuers in `issuer_checks.py`.
 """
 
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 
+from gateway.config import values
 from gateway.config.backend_checks import check_backends
 from gateway.config.budget_checks import check_budgets
 from gateway.config.issuer_checks import check_issuers
@@ -16,6 +17,7 @@ from gateway.config.lists import Item
 from gateway.config.mistakes import Tell, shown
 from gateway.config.plan_checks import check_plan
 from gateway.config.reading import nearest
+from gateway.config.routing_checks import check_routing
 from gateway.config.schema import DeploymentRow, FileRow, ModelRow, TeamRow
 from gateway.config.settings import STANDARD
 from gateway.tls import CertificateError, server_context
@@ -25,6 +27,7 @@ def check(file: FileRow, tell: Tell) -> None:
     """Tell every mistake that takes more than one setting to see."""
     _addresses(file, tell)
     _tls(file, tell)
+    _cors(file, tell)
     _store(file, tell)
     _limits(file, tell)
     check_backends(file, tell)
@@ -38,6 +41,7 @@ def check(file: FileRow, tell: Tell) -> None:
     for plan in file.plans.values():
         check_plan(plan, None if file.models is None else taken, tell)
     check_budgets(file, taken, tell)
+    check_routing(file, taken, tell)
     check_issuers(file.issuers, tell)
     _plan_references(file, tell)
 
@@ -68,6 +72,18 @@ def _tls(file: FileRow, tell: Tell) -> None:
         server_context(tls.cert, tls.key)
     except CertificateError as error:
         tell(tls.spot(error.setting), error.message, error.remedy)
+
+
+def _cors(file: FileRow, tell: Tell) -> None:
+    """Tell an origin that changes nothing: one that is there already, or stands beside the leave for all."""
+    seen: set[str] = set()
+    everyone = any(item.name == values.ANY_ORIGIN for item in file.listen.cors)
+    for item in file.listen.cors:
+        if item.name in seen:
+            tell(item.at, f"{shown(item.name)} is given twice", "keep one of them")
+        elif everyone and item.name != values.ANY_ORIGIN:
+            tell(item.at, "changes nothing beside '*', which lets in every page", "remove it, or remove '*'")
+        seen.add(item.name)
 
 
 def _store(file: FileRow, tell: Tell) -> None:

@@ -5,6 +5,7 @@ credential. Reading goes on after one, so that all are told at once.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -52,11 +53,15 @@ class Mistake(Struct, frozen=True, order=True):
 
 
 class ConfigError(Exception):
-    """The file cannot be used; `mistakes` is everything wrong with it, in the file's order."""
+    """The file cannot be used; `mistakes` is everything wrong with it, in the file's order.
 
-    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+    `files`: those that it refers to, as far as they are known: whoever mends one of them mends the file.
+    """
+
+    def __init__(self, mistakes: tuple[Mistake, ...], files: tuple[Path, ...] = ()) -> None:
         super().__init__("\n".join(map(str, mistakes)))
         self.mistakes = mistakes
+        self.files = files
 
 
 class MisreadError(Exception):

@@ -7,6 +7,5 @@ NOT_YET: dict[str, frozenset[str]] = {
     "the file": frozenset({"transport"}),
     "a listen address": frozenset({"transport"}),
     "the operations address": frozenset({"tls", "trusted_proxies", "transport"}),
-    "a backend": frozenset({"max_in_flight"}),
 }
 """Keys, by the noun of their row."""

@@ -11,6 +11,7 @@ from gateway.config.lists import NAME
 from gateway.config.mistakes import Tell, shown
 from gateway.config.plans import MetersRow, PlanRow
 from gateway.config.reading import nearest
+from gateway.config.routing_checks import check_wishes
 from gateway.config.supplies import useless
 from policies.domain import Meter, MeterKind
 from policies.meters import SORTS, Measure
@@ -33,6 +34,7 @@ def check_plan(plan: PlanRow, taken: Mapping[str, str] | None, tell: Tell) -> No
         mine = _judged(row, name, tell)
         _useless(row, mine, own + mine, tell)
     _overrun(plan, tell)
+    check_wishes(plan.routing, tell)
 
 
 def _models(plan: PlanRow, taken: Mapping[str, str], tell: Tell) -> None:
@@ -50,11 +52,14 @@ def _models(plan: PlanRow, taken: Mapping[str, str], tell: Tell) -> None:
 
 
 def _empty(plan: PlanRow, tell: Tell) -> None:
-    """Tell a plan that counts nothing, and a model of it without a meter."""
-    for row in (plan, *plan.models.values()):
-        counts = row.meters or (row is plan and plan.models)
-        if not counts and not row.unsure:
-            tell(row.at, "has no meters, so it limits nothing", f"add one of {', '.join(MeterKind)}")
+    """Tell a plan that counts nothing and wishes nothing, and a model of it without a meter."""
+    meter = f"add one of {', '.join(MeterKind)}"
+    if not (plan.meters or plan.models or plan.routing.lines or plan.unsure):
+        wish = "write `routing: {WISH: VALUE}`"
+        tell(plan.at, "has no meters and no wishes, so it does nothing", f"{wish}, or {meter}")
+    for row in plan.models.values():
+        if not row.meters and not row.unsure:
+            tell(row.at, "has no meters, so it limits nothing", meter)
 
 
 def _judged(row: MetersRow, model: str | None, tell: Tell) -> tuple[Meter, ...]:

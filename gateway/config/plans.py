@@ -1,4 +1,4 @@
-"""What a plan may say: every kind of meter, for all models together and for single ones.
+"""What a plan may say: every kind of meter, for all models together and for single ones, and how calls are routed.
 
 Law: this page and `schema.py` are the reference of what a file may say. The meters are the kinds of
 `policies/meters.py` by name, all alike: what a number counts and how far it may go follows from its kind and is written
@@ -6,6 +6,7 @@ nowhere else. Money is USD in the file and nano-dollars here. A limit that could
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, ClassVar, TypeVar, cast, get_args
 
@@ -13,9 +14,10 @@ import yaml
 from msgspec import defstruct, field
 
 from gateway.config import values
-from gateway.config.lists import NAME, named
+from gateway.config.lists import NAME, named, section
 from gateway.config.mistakes import At
 from gateway.config.reading import Key, Read, Reading, Row, keys_of
+from gateway.config.routing import WishesRow
 from policies.domain import Meter, MeterKind, Overrun, Plan, WhenDown
 from policies.meters import MOST, SORTS, Keeping, Measure, largest
 
@@ -56,6 +58,16 @@ class MetersRow(Row, frozen=True, kw_only=True):
     """The meters of one model in a plan's `models`; `with_meters` adds a key for every kind."""
 
     NOUN: ClassVar[str] = "a model of a plan"
+
+    @classmethod
+    def instead_of(cls, key: str) -> str | None:
+        """Return the meters of what `key` counts, where only its period is none: `requests_per_day`."""
+        counted, _, period = key.partition("_per_")
+        alike = [kind.value for kind in MeterKind if kind.value.startswith(f"{counted}_per_")]
+        periods = [kind.removeprefix(f"{counted}_per_") for kind in alike]
+        if not period or not alike or get_close_matches(period, periods, n=1):  # misspelt: the nearest is meant
+            return None
+        return f"write {alike[-1]}; for {counted.replace('_', ' ')} there are {', '.join(alike)}"
 
     @property
     def meters(self) -> dict[MeterKind, MeterRow]:
@@ -129,6 +141,7 @@ class PlanRow(MetersRow, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
     overrun: Annotated[Overrun | None, Key(values.one_of(get_args(Overrun)))] = None
     when_down: Annotated[WhenDown | None, Key(values.one_of(get_args(WhenDown)))] = None
+    routing: Annotated[WishesRow, Key(section(WishesRow))] = field(default_factory=WishesRow)
 
     def plan(self, name: str, taken: Mapping[str, str]) -> Plan:
         """Return the plan `name`: its own meters in the order of `MeterKind`, then each model's.
@@ -138,7 +151,7 @@ class PlanRow(MetersRow, frozen=True, kw_only=True):
         meters = self.compiled(None)
         for model, row in self.models.items():
             meters += row.compiled(taken.get(model, model))
-        return Plan(name=name, meters=meters, overrun=self.overrun or "finish", when_down=self.when_down)
+        return Plan(name, meters, self.overrun or "finish", self.when_down, self.routing.wishes())
 
 
 PLAN = with_meters(PlanRow)

@@ -48,6 +48,11 @@ class Row(Struct, frozen=True, kw_only=True):
         """Return where `key` stands, or would stand."""
         return self.at.key(key, self.lines.get(key))
 
+    @classmethod
+    def instead_of(cls, key: str) -> str | None:  # noqa: ARG003 - for rows that know better
+        """Return a remedy for a key that is none, where it is known better than by the nearest one."""
+        return None
+
     def given(self, key: str) -> bool:
         """Say whether the file has `key`, with a value that could be read."""
         return key in self.lines and key not in self.wrong
@@ -99,11 +104,23 @@ class Reading:
     """One pass over one file: where variables and relative paths come from, and the mistakes so far.
 
     `environ` None: there are no variables, and text is what it is. `whole`: what a mistake of all of it is one of.
+    `files`: those that it refers to, each with a digest of what it held, empty where that is not told. `secrets`: they
+    are read; else each has a stand-in, and it does not matter whether the environment or its file has it.
     """
 
-    def __init__(self, file: str, folder: Path, environ: Mapping[str, str] | None, whole: str = "file") -> None:
+    def __init__(
+        self,
+        file: str,
+        folder: Path,
+        environ: Mapping[str, str] | None,
+        whole: str = "file",
+        *,
+        secrets: bool = True,
+    ) -> None:
         self.folder = folder
+        self.secrets = secrets
         self.mistakes: list[Mistake] = []
+        self.files: dict[Path, str] = {}
         self._file = file
         self._environ = environ
         self._whole = whole
@@ -172,7 +189,8 @@ class Reading:
             elif entry.key in later:
                 self.tell(entry.at, "is not enforced by this version", "remove the line")
             else:
-                self.tell(entry.at, f"is not a setting of {row.NOUN}", nearest(entry.key, keys))
+                remedy = row.instead_of(entry.key) or nearest(entry.key, keys)
+                self.tell(entry.at, f"is not a setting of {row.NOUN}", remedy)
         for name, key in keys.items():
             if key.needed is not None and name not in lines:
                 self.tell(at.key(name), "is missing", key.needed)

@@ -1,8 +1,8 @@
 """The file's format: one Row per kind of mapping, one annotated field per key.
 
-Law: this page, with `plans.py` for plans and `issuers.py` for issuers, is the reference of what a file may say; what a
-key means alone stands here, what keys mean together in `checks.py`. Defaults are the fields' own. Money is already in
-whole units: pico-dollars a token, nano-dollars a second.
+Law: this page, with `plans.py` for plans, `routing.py` for routing and `issuers.py` for issuers, is the reference of
+what a file may say; what a key means alone stands here, what keys mean together in `checks.py`. Defaults are the
+fields' own. Money is already in whole units: pico-dollars a token, nano-dollars a second.
 """
 
 from pathlib import Path
@@ -12,11 +12,25 @@ from msgspec import field
 
 from gateway.config import amounts, values
 from gateway.config.issuers import IssuerRow
-from gateway.config.lists import BACKEND, NAME, PLAIN_NAME, TENANT, Item, each, named, names, section, words
+from gateway.config.kinds import kind_of
+from gateway.config.lists import (
+    BACKEND,
+    NAME,
+    PLAIN_NAME,
+    TENANT,
+    Item,
+    each,
+    named,
+    names,
+    one_or_more,
+    section,
+    words,
+)
 from gateway.config.plans import PLAN, PlanRow
 from gateway.config.reading import Key, Row
-from gateway.config.settings import KINDS, TRANSPORTS, Limits
-from policies.domain import Deadlines, OnStreamFailure, RoutingTerms, Tokenizer, WhenDown
+from gateway.config.routing import RoutingRow
+from gateway.config.settings import KINDS, TRANSPORTS, Limits, Shutdown
+from policies.domain import Deadlines, OnStreamFailure, Tokenizer, WhenDown
 from policies.meters import MOST
 
 MODALITIES = ("text", "image", "audio", "file")
@@ -28,7 +42,7 @@ _PRICE = values.usd(amounts.pico_dollars, 10_000, "per million tokens")
 
 
 class TlsRow(Row, frozen=True, kw_only=True):
-    """`listen.tls`: PEM files; SIGHUP reads them anew."""
+    """`listen.tls`: PEM files, read anew when they change."""
 
     NOUN: ClassVar[str] = "TLS"
 
@@ -47,6 +61,7 @@ class ListenRow(Row, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         tuple[Item, ...], Key(words(values.network, "add a proxy's address, or remove the line"))
     ] = ()
+    cors: Annotated[tuple[Item, ...], Key(one_or_more(values.origin, "add a page's origin, or remove the line"))] = ()
 
 
 class OperationsRow(Row, frozen=True, kw_only=True):
@@ -68,6 +83,7 @@ class StoreRow(Row, frozen=True, kw_only=True):
     when_down: Annotated[WhenDown, Key(values.one_of(get_args(WhenDown)))] = "deny"
     allow_eviction: Annotated[bool, Key(values.truth)] = False
     identity_grace: Annotated[float, Key(values.decimal("0", _DAY, "seconds"))] = 600.0
+    deadline: Annotated[float, Key(values.decimal("0.01", "10", "seconds"))] = 0.25
 
 
 class AdminRow(Row, frozen=True, kw_only=True):
@@ -89,6 +105,16 @@ class LimitsRow(Row, frozen=True, kw_only=True):
     body_deadline: Annotated[float, Key(values.decimal("0.1", _DAY, "seconds"))] = Limits().body_deadline
     connections: Annotated[int, Key(values.whole(1, 1_000_000, "connections"))] = Limits().connections
     connections_per_address: Annotated[int | None, Key(values.whole(1, 1_000_000, "connections"))] = None
+    waiting_calls: Annotated[int, Key(values.whole(0, 1_000_000, "calls"))] = Limits().waiting_calls
+
+
+class ShutdownRow(Row, frozen=True, kw_only=True):
+    """`shutdown`: seconds."""
+
+    NOUN: ClassVar[str] = "the shutdown"
+
+    pause: Annotated[float, Key(values.decimal("0", _DAY, "seconds"))] = Shutdown().pause
+    grace: Annotated[float, Key(values.decimal("0", _DAY, "seconds"))] = Shutdown().grace
 
 
 class BackendRow(Row, frozen=True, kw_only=True):
@@ -96,7 +122,7 @@ class BackendRow(Row, frozen=True, kw_only=True):
 
     NOUN: ClassVar[str] = "a backend"
 
-    kind: Annotated[str, Key(values.one_of(KINDS), f"say which engine it is: {', '.join(KINDS)}")] = ""
+    kind: Annotated[str, Key(kind_of, f"say which engine it is: {', '.join(KINDS)}")] = ""
     base_url: Annotated[str, Key(values.web_url)] = ""
     discover: Annotated[Literal["dns"] | None, Key(values.one_of(["dns"]))] = None
     list: Annotated[Path | None, Key(values.path)] = None
@@ -104,6 +130,8 @@ class BackendRow(Row, frozen=True, kw_only=True):
     transport: Annotated[str, Key(values.one_of(TRANSPORTS))] = "pooled"
     ca: Annotated[Path | None, Key(values.authorities)] = None
     max_connections: Annotated[int | None, Key(values.whole(1, 65_535, "connections"))] = None
+    max_in_flight: Annotated[int | None, Key(values.whole(1, 1_000_000, "calls"))] = None
+    requests_per_minute: Annotated[int | None, Key(values.whole(1, 1_000_000, "requests"))] = None
     probe_every: Annotated[float | None, Key(values.decimal("0", _DAY, "seconds, 0 for no probes,"))] = None
     hosted: Annotated[bool | None, Key(values.truth)] = None
 
@@ -132,18 +160,7 @@ class DeploymentRow(Row, frozen=True, kw_only=True):
     ] = None
     price: Annotated[PriceRow | None, Key(section(PriceRow))] = None
     tokenizer: Annotated[Tokenizer | None, Key(values.one_of(get_args(Tokenizer)))] = None
-
-
-class RoutingRow(Row, frozen=True, kw_only=True):
-    """A model's `routing`: seconds, nano-dollars a second, deployments tried."""
-
-    NOUN: ClassVar[str] = "routing"
-
-    ttft_target: Annotated[float | None, Key(values.decimal("0.001", _DAY, "seconds"))] = None
-    value_of_time: Annotated[int, Key(values.usd(amounts.nano_dollars, 1000, "a second"))] = (
-        RoutingTerms().value_of_time
-    )
-    max_attempts: Annotated[int, Key(values.whole(1, 10, "attempts"))] = RoutingTerms().max_attempts
+    weight: Annotated[int, Key(values.whole(1, 1000, "a weight"))] = 1
 
 
 class DeadlinesRow(Row, frozen=True, kw_only=True):
@@ -214,6 +231,7 @@ class FileRow(Row, frozen=True, kw_only=True):
     admin: Annotated[AdminRow, Key(section(AdminRow))] = field(default_factory=AdminRow)
     store: Annotated[StoreRow, Key(section(StoreRow))] = field(default_factory=StoreRow)
     limits: Annotated[LimitsRow, Key(section(LimitsRow))] = field(default_factory=LimitsRow)
+    shutdown: Annotated[ShutdownRow, Key(section(ShutdownRow))] = field(default_factory=ShutdownRow)
     backends: Annotated[dict[str, BackendRow], Key(named(BackendRow, BACKEND, _SOME_BACKEND), _SOME_BACKEND)] = field(
         default_factory=dict
     )

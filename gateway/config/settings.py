@@ -71,12 +71,16 @@ class Tls(Struct, frozen=True):
 
 
 class Listen(Struct, frozen=True):
-    """One address to listen on. `tls` None: plain. `trusted_proxies`: whose word is taken for callers' addresses."""
+    """One address to listen on. `tls` None: plain. `trusted_proxies`: whose word is taken for callers' addresses.
+
+    `cors`: the origins whose pages may read answers, `*` alone for all of them.
+    """
 
     host: str
     port: int
     tls: Tls | None = None
     trusted_proxies: tuple[Network, ...] = ()
+    cors: tuple[str, ...] = ()
 
 
 class StoreSettings(Discreet, frozen=True):
@@ -84,7 +88,7 @@ class StoreSettings(Discreet, frozen=True):
 
     `when_down`: the stance of levels whose plan has none, while the store is gone. `allow_eviction`: take a store that
     may forget what it was told. `identity_grace`: seconds for which callers whose plans are `local` are still known by
-    what was last read of them, once the store is missed.
+    what was last read of them, once the store is missed. `deadline`: seconds a round trip to it may take.
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"url"})
@@ -94,6 +98,7 @@ class StoreSettings(Discreet, frozen=True):
     when_down: WhenDown = "deny"
     allow_eviction: bool = False
     identity_grace: float = 600.0
+    deadline: float = 0.25
 
 
 class Limits(Struct, frozen=True):
@@ -101,6 +106,7 @@ class Limits(Struct, frozen=True):
 
     `body_deadline`: seconds to send a body, to which what has come of it adds (`gateway/intake.py`). `connections` is
     lowered at start to what file descriptors allow; `connections_per_address` None: one address may hold them all.
+    `waiting_calls`: calls that may wait for a place at once.
     """
 
     body: int = 32 << 20
@@ -109,15 +115,25 @@ class Limits(Struct, frozen=True):
     body_deadline: float = 30.0
     connections: int = 25_000
     connections_per_address: int | None = None
+    waiting_calls: int = 1000
+
+
+class Shutdown(Struct, frozen=True):
+    """How a gateway ends: seconds in which it still takes calls but is not ready, then those that open calls get."""
+
+    pause: float = 0.0
+    grace: float = 30.0
 
 
 class Backend(Discreet, frozen=True):
     """One place that serves models. `base_url` ends without a slash; `api_key` is its credential, if it wants one.
 
     `ca`: a PEM file of the only authorities trusted for it (None: the usual ones). `max_connections`: None, no bound.
-    `probe_every`: seconds between free probes, 0 for none (None: as its kind has it). `discover`: each address of
-    `base_url`'s name is a replica; `list_file`: each URL in it is one. `address`: where to connect to in place of
-    resolving the name. `told_hosted`: what the file says of `hosted` (None: nothing).
+    `max_in_flight`: calls at once for each model there, of all gateways (None: any number). `requests_per_minute`: what
+    it takes of an account, for each model there (None: nobody has said). `probe_every`: seconds between free probes, 0
+    for none (None: as its kind has it). `discover`: each address of `base_url`'s name is a replica; `list_file`: each
+    URL in it is one. `address`: where to connect to in place of resolving the name. `told_hosted`: what the file says
+    of `hosted` (None: nothing). `ca_digest`: of what `ca` held when it was read, so that others in its place show.
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"api_key"})
@@ -129,11 +145,14 @@ class Backend(Discreet, frozen=True):
     transport: str = "pooled"
     ca: Path | None = None
     max_connections: int | None = None
+    max_in_flight: int | None = None
+    requests_per_minute: int | None = None
     probe_every: float | None = None
     discover: Literal["dns"] | None = None
     list_file: Path | None = None
     address: str | None = None
     told_hosted: bool | None = None
+    ca_digest: str = ""
 
     @property
     def hosted(self) -> bool:
@@ -176,8 +195,8 @@ class Issuer(Struct, frozen=True, kw_only=True):
 
     `audience`: one of these must be in `aud`. `algorithms`: those its tokens may be signed with. `jwks_url`: where its
     keys are (None: as its OpenID configuration says). `ca`: a PEM file of the only authorities trusted for both (None:
-    the usual ones). `leeway`: seconds its clock may differ from ours. `plan`: the plan of each of its subjects.
-    `on_expiry`: what becomes of a stream that outlives its token.
+    the usual ones); `ca_digest`: of what it held when it was read. `leeway`: seconds its clock may differ from ours.
+    `plan`: the plan of each of its subjects. `on_expiry`: what becomes of a stream that outlives its token.
     """
 
     name: str
@@ -190,6 +209,7 @@ class Issuer(Struct, frozen=True, kw_only=True):
     mapping: Mapping
     plan: str | None = None
     on_expiry: Literal["finish", "cut"] = "finish"
+    ca_digest: str = ""
 
 
 class Settings(Discreet, frozen=True, kw_only=True):
@@ -197,7 +217,8 @@ class Settings(Discreet, frozen=True, kw_only=True):
 
     `admin_key` None: one is made in `store.data_dir`. `admin_on`: the address that the admin API is on. `models` None:
     every model that a backend lists is served under its own id. `digest` names the configuration in answers and
-    metrics: 12 hex digits.
+    metrics: 12 hex digits. `files`: those that all of it was read from, the file itself first, and that are to be
+    looked at for changes (lists of replicas are looked at by who follows those).
     """
 
     SECRETS: ClassVar[frozenset[str]] = frozenset({"admin_key"})
@@ -215,6 +236,8 @@ class Settings(Discreet, frozen=True, kw_only=True):
     digest: str
     admin_on: Literal["callers", "operations"] = "callers"
     issuers: tuple[Issuer, ...] = ()
+    shutdown: Shutdown = Shutdown()
+    files: tuple[Path, ...] = ()
 
     @property
     def model_names(self) -> dict[str, str] | None:

@@ -1,31 +1,44 @@
-"""Plans as the store and the admin API have them: JSON documents that say what the file would.
+"""Plans and keys' wishes as the store and the admin API have them: JSON documents that say what the file would.
 
 Law: one reading and one set of checks for a plan, wherever it stands, so that nobody can store what the file would
-refuse. What was stored once is only read: a model that is gone, or a check that is new, takes nobody's plan away. Two
+refuse. What was stored once is only read: a model that is gone, or a check that is new, takes nobody's plan away. Nor
+does a wish that a newer gateway stored: it is left out here, and logged; a meter that cannot be counted refuses. Two
 things are not as in a file: there are no variables, and what budgets are charged with is not judged, since prices are
 each gateway's own and a stored plan is everybody's.
 """
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import structlog
 import yaml
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from gateway.config.lists import section
 from gateway.config.mistakes import At, ConfigError
 from gateway.config.plan_checks import check_plan
 from gateway.config.plans import PLAN, PlanRow
-from gateway.config.reading import Reading
+from gateway.config.reading import Reading, Row
+from gateway.config.routing import WishesRow
+from gateway.config.routing_checks import check_wishes
 from policies.domain import Meter, Plan
 from policies.meters import SORTS, Measure
+from policies.terms import NO_WISHES, RoutingWishes
+
+log = structlog.get_logger("sluiceway.config")
+
+R = TypeVar("R", bound=Row)
 
 _MARK = yaml.Mark("", 0, 0, 0, None, 0)
 _TAG = "tag:yaml.org,2002:"
+_SOME_WISH = "write `{WISH: VALUE}`, such as `{policy: cheapest}`"
 _USD = 10**9
 """Nano-dollars of a dollar."""
+_TOLD = 4096
+"""Documents of which it is remembered that the log has what was left out."""
 
 
 def stored_plan(name: str, document: Mapping[str, Any], models: Mapping[str, str] | None) -> Plan:
@@ -34,7 +47,7 @@ def stored_plan(name: str, document: Mapping[str, Any], models: Mapping[str, str
     Raises ConfigError; `where` of each mistake is a path inside the document, `plan` for all of it.
     """
     reading = Reading(name, Path(), None, "plan")
-    row = _read(reading, document)
+    row = _read_plan(reading, document)
     check_plan(row, models, reading.tell)
     _raise(reading)
     return row.plan(name, models or {})
@@ -43,12 +56,42 @@ def stored_plan(name: str, document: Mapping[str, Any], models: Mapping[str, str
 def kept_plan(name: str, document: Mapping[str, Any], models: Mapping[str, str] | None) -> Plan:
     """Return the plan `name` that is stored as `document`; `models` as in `Settings.model_names`.
 
-    A meter of a model that is not there counts nothing. Raises ConfigError where the document is no plan at all.
+    A meter of a model that is not there counts nothing; wishes are read as by `kept_wishes`. Raises ConfigError where
+    the document is no plan at all.
     """
     reading = Reading(name, Path(), None, "plan")
-    row = _read(reading, document)
+    row = _read_plan(reading, {key: value for key, value in document.items() if key != "routing"})
     _raise(reading)
-    return row.plan(name, models or {})
+    plan = row.plan(name, models or {})
+    if "routing" not in document:
+        return plan
+    return structs.replace(plan, wishes=kept_wishes(f"plan {name!r}", document["routing"]))
+
+
+def stored_wishes(document: Mapping[str, Any]) -> RoutingWishes:
+    """Return the wishes that somebody wants to store as `document`. Raises ConfigError as `stored_plan` does."""
+    reading = Reading("routing", Path(), None, "routing")
+    row = _read(reading, WishesRow, document, _SOME_WISH)
+    if not row.lines:
+        reading.tell(At(1, ""), "wishes nothing", _SOME_WISH)
+    check_wishes(row, reading.tell)
+    _raise(reading)
+    return row.wishes()
+
+
+def kept_wishes(what: str, document: Any) -> RoutingWishes:  # noqa: ANN401 - whatever JSON can say
+    """Return those of the wishes stored as `document` that can be read; `what` has them, for the log.
+
+    What cannot be read is left out, so that a wider level's wish counts: the log has it once.
+    """
+    reading = Reading("routing", Path(), None, "routing")
+    try:
+        wishes = _read(reading, WishesRow, document, _SOME_WISH).wishes()
+    except ConfigError:
+        wishes = NO_WISHES
+    if reading.mistakes:
+        _left_out(what, "; ".join(f"{mistake.where}: {mistake.message}" for mistake in reading.mistakes))
+    return wishes
 
 
 def document_of(plan: Plan) -> dict[str, Any]:
@@ -61,20 +104,32 @@ def document_of(plan: Plan) -> dict[str, Any]:
         document["overrun"] = plan.overrun
     if plan.when_down is not None:
         document["when_down"] = plan.when_down
+    if plan.wishes != NO_WISHES:
+        document["routing"] = _wishes(plan.wishes)
     return document
 
 
-def _read(reading: Reading, document: Mapping[str, Any]) -> PlanRow:
-    """Return the row of a document. Raises ConfigError where nothing at all can be read."""
+def _read_plan(reading: Reading, document: Mapping[str, Any]) -> PlanRow:
+    return _read(reading, PLAN, document, "write `{METER: LIMIT}`")
+
+
+def _read(reading: Reading, sort: type[R], document: Mapping[str, Any], flat: str) -> R:
+    """Return the row of a document; `flat`: how it should be written. Raises ConfigError where nothing can be read."""
     at = At(1, "")
     try:
-        row = reading.attempt(section(PLAN), _node(document), at)
+        row = reading.attempt(section(sort), _node(document), at)
     except RecursionError:
-        reading.tell(at, "is nested too deeply", "write `{METER: LIMIT}`")
+        reading.tell(at, "is nested too deeply", flat)
         row = UNSET
     if row is UNSET:
         raise ConfigError(tuple(reading.mistakes))
     return row
+
+
+@lru_cache(_TOLD)
+def _left_out(what: str, why: str) -> None:
+    """Log what is left out of stored wishes, the first time."""
+    log.warning("wishes that this gateway cannot read are left out", of=what, why=why)
 
 
 def _raise(reading: Reading) -> None:
@@ -113,6 +168,12 @@ def _meter(meter: Meter) -> float | str | dict[str, Any]:
     if not meter.enforce:
         document["enforce"] = False
     return limit if len(document) == 1 else document
+
+
+def _wishes(wishes: RoutingWishes) -> dict[str, Any]:
+    """Return what is wished, by the names that the file has for it."""
+    said = {name: value for name, value in structs.asdict(wishes).items() if value is not None}
+    return said | {name: _dollars(said[name]) for name in ("value_of_time", "max_price") if name in said}
 
 
 def _dollars(nano: int) -> float | str:

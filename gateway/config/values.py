@@ -8,10 +8,11 @@ import re
 import ssl
 from collections.abc import Callable, Collection
 from decimal import Decimal
+from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 from zoneinfo import available_timezones
 
 import yaml
@@ -19,6 +20,7 @@ import yaml
 from gateway.config import amounts
 from gateway.config.mistakes import At, MisreadError
 from gateway.config.reading import Read, Reading, nearest
+from gateway.files import opening
 
 N = TypeVar("N", int, Decimal)
 
@@ -26,7 +28,7 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBERS = re.compile(r"\d+(?:\.\d+){3}", re.ASCII)  # an address, or nothing
 _DATABASE = re.compile(r"/?[0-9]{0,5}")
 _NODES = re.compile(
-    r"rediss?\+(?P<kind>sentinel|cluster)://([^@/?#]*@)?(?P<nodes>[^@/?#]*)(?P<path>/[^?#]*)?(\?[^#]*)?(?P<rest>.*)"
+    r"rediss?\+(?P<kind>sentinel|cluster)://([^@/?#]*@)?(?P<nodes>[^@/?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?(?P<rest>.*)"
 )
 _NODE = re.compile(r"(\[(?P<v6>[^]:]*:[^]]*)\]|(?P<name>[^]:[]+))(:(?P<port>[0-9]{1,5}))?")
 _MASTER = re.compile(r"/[A-Za-z0-9._-]+(/[0-9]{1,5})?")
@@ -34,8 +36,16 @@ _STORES = "write embedded, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:/
 _SENTINEL = "write redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB"
 _CLUSTER = "write redis+cluster://HOST:PORT,HOST:PORT"
 
+_USUAL = {"http": 80, "https": 443}
+
+ANY_ORIGIN = "*"
+"""What stands for the origin of every page."""
+
 LEAST_ADMIN_KEY = 16
 """Characters of an admin key, at least."""
+
+STAND_IN = "a-secret-that-was-not-read"
+"""What stands for each secret where none is read."""
 
 
 def text(reading: Reading, node: yaml.Node, _at: At) -> str:
@@ -136,9 +146,11 @@ def path(reading: Reading, node: yaml.Node, at: At) -> Path:
 def authorities(reading: Reading, node: yaml.Node, at: At) -> Path:
     """Read the path of a PEM file with at least one certificate."""
     source = path(reading, node, at)
+    reading.files[source] = ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(source)
+        context.load_verify_locations(opening(source))
+        reading.files[source] = sha256(source.read_bytes()).hexdigest()
     except ssl.SSLError:
         message = f"its file {source} holds no certificates"
     except OSError as error:
@@ -165,6 +177,31 @@ def url_of(written: str) -> str:
     return written.rstrip("/")
 
 
+def origin(reading: Reading, node: yaml.Node, _at: At) -> str:
+    """Read the origin of a web page, as browsers tell it, or `*` for all of them."""
+    written = reading.word(node).text
+    if written == ANY_ORIGIN:
+        return written
+    remedy = "write it as browsers tell it: https://HOST or https://HOST:PORT, in small letters, with nothing behind it"
+    if "*" in written:
+        raise MisreadError("has a * in it, which stands for nothing", "write each origin, or '*' alone for all of them")
+    if written == "null":
+        raise MisreadError("is what every page without an origin tells", "write the origins of pages that have one")
+    parts = _web(written, remedy)
+    if "@" in parts.netloc:
+        raise MisreadError("holds credentials", remedy)
+    if any(mark in written.partition("://")[2] for mark in "/?#"):
+        raise MisreadError("goes on behind its host, as no origin does (a slash is enough)", remedy)
+    if written != written.lower():
+        raise MisreadError("has capital letters, which no browser tells", remedy)
+    if parts.netloc.endswith(":") or parts.port == _USUAL[parts.scheme]:
+        raise MisreadError("names the usual port, which no browser tells", remedy)
+    if parts.port is not None and not written.endswith(f":{parts.port}"):
+        right = f"{written.rpartition(':')[0]}:{parts.port}"
+        raise MisreadError("has zeros before its port, which no browser tells", f"write {right}")
+    return written
+
+
 def trusted_url(but: str) -> Read[str]:
     """Read a URL, exactly as it stands, whose answers cannot be forged on the way: https, or http on this machine.
 
@@ -186,10 +223,9 @@ def trusted_url(but: str) -> Read[str]:
     return read
 
 
-def _web(written: str) -> SplitResult:
-    """Return the parts of an http or https URL. Raises MisreadError where it is none."""
+def _web(written: str, remedy: str = "write http://HOST:PORT/PATH or https://HOST/PATH") -> SplitResult:
+    """Return the parts of an http or https URL. Raises MisreadError, with `remedy`, where it is none."""
     parts = _split(written)
-    remedy = "write http://HOST:PORT/PATH or https://HOST/PATH"
     if parts.scheme not in {"http", "https"}:
         raise MisreadError("does not begin with http:// or https://", remedy)
     if not _is_host(parts.hostname or ""):
@@ -198,7 +234,9 @@ def _web(written: str) -> SplitResult:
 
 
 def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:
-    """Read where the store is: `embedded` or a URL of Redis."""
+    """Read where the store is: `embedded` or a URL of Redis, which may hold a password."""
+    if not reading.secrets:
+        return STAND_IN
     word = reading.word(node)
     if word.text == "embedded":
         return word.text
@@ -232,6 +270,8 @@ def _check_nodes(url: re.Match[str]) -> None:
         raise MisreadError("does not end with a master's name and perhaps a database number", remedy)
     if url["kind"] == "cluster" and url["path"] not in {None, "/", "/0"}:
         raise MisreadError("has a path, but a cluster has no databases", remedy)
+    if url["kind"] == "cluster" and parse_qs(url["query"]).get("db", ["0"]) != ["0"]:
+        raise MisreadError("has a db, but a cluster has no databases", remedy)
 
 
 def truth(reading: Reading, node: yaml.Node, _at: At) -> bool:
@@ -266,10 +306,14 @@ def admin_key(reading: Reading, node: yaml.Node, at: At) -> str:
 def secret(reading: Reading, node: yaml.Node, at: At) -> str:
     """Read a credential: text, mostly a `${VAR}`, or `{file: PATH}`, whose content is stripped."""
     remedy = 'write "${VAR}" or {file: PATH}'
+    if isinstance(node, yaml.MappingNode) and [key.value for key, _ in node.value] != ["file"]:
+        raise MisreadError("is a mapping without the one key `file`", remedy)
+    if not reading.secrets:
+        return STAND_IN
     if isinstance(node, yaml.MappingNode):
-        if [key.value for key, _ in node.value] != ["file"]:
-            raise MisreadError("is a mapping without the one key `file`", remedy)
-        value = _file_content(path(reading, node.value[0][1], at))
+        source = path(reading, node.value[0][1], at)
+        reading.files[source] = ""
+        value = _file_content(source)
     else:
         value = reading.word(node).text
     if not value:
@@ -282,7 +326,7 @@ def secret(reading: Reading, node: yaml.Node, at: At) -> str:
 def _file_content(source: Path) -> str:
     """Return the stripped text of a secret's file. Raises MisreadError when it cannot be read."""
     try:
-        return source.read_text("utf-8").strip()
+        return opening(source).read_text("utf-8").strip()
     except OSError as error:
         message = f"its file {source} cannot be read: {error.strerror}"
     except UnicodeDecodeError:

@@ -18,7 +18,8 @@ from gateway.config.settings import (
 from gateway.demo.backend import Simulated
 from gateway.demo.cast import GPUS, HOSTED, MODEL, ORGANIZATION
 from gateway.demo.fleet import Fleet
-from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price
+from policies.terms import RoutingTerms
 
 HOSTED_PRICE = Price(input=1_500_000, output=7_500_000)
 """1.5 and 7.5 USD per million tokens."""

@@ -44,6 +44,13 @@ The gateway stays up at {url} until Ctrl-C. Your key: {key}
   client = OpenAI(base_url="{url}/v1", api_key="{key}")
   print(client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}]))
 
+Look at it as its operator, in another terminal where `sluiceway` is found (`. .venv/bin/activate`); this admin key is
+good for this run alone:
+
+  export SLUICEWAY_URL={url} SLUICEWAY_ADMIN_KEY={admin_key}
+  sluiceway backends ls
+  sluiceway usage --by team,deployment
+
 The backends are simulated, and say so; {gpus} were two replicas, of which the tour killed one for good.
 To serve real models, end this, then
   the hosted NVIDIA endpoint: NVIDIA_API_KEY=nvapi-... sluiceway serve
@@ -100,7 +107,7 @@ async def _perform(settings: Settings, fleet: Fleet, started: float, *, once: bo
         if as_json:
             sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
         if not once:
-            _explain(console, running.url, key.key)
+            _explain(console, running.url, key.key, running.admin_key)
             if joining is not None:
                 console.print(_hosted_line(await joining))
             with suppress(asyncio.CancelledError):
@@ -110,7 +117,7 @@ async def _perform(settings: Settings, fleet: Fleet, started: float, *, once: bo
     return 0 if report.ok else 1
 
 
-def _explain(console: Console, url: str, key: str) -> None:
+def _explain(console: Console, url: str, key: str, admin_key: str) -> None:
     gpus = " and ".join(gpu.name for gpu in GPUS)
-    text = ADDRESS.format(url=url, key=key, model=MODEL, gpus=gpus)
+    text = ADDRESS.format(url=url, key=key, admin_key=admin_key, model=MODEL, gpus=gpus)
     console.print(text, soft_wrap=True, highlight=False, markup=False)

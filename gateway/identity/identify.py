@@ -76,7 +76,8 @@ class _Known(Struct, eq=False):
     """What somebody gets, and the records that say so; `lock` is a key's, a token has been verified.
 
     `epoch`, `until`: the oldest proof among the records. `generation`: the mirror's when none of them was stale.
-    `lent`: until when it is believed without proof (monotonic seconds), because the store is away.
+    `lent`: until when it is believed without proof (monotonic seconds), because the store is away. `verified`: the
+    token, if it is one's. `terms`: which of the gateway's files, counted, it was compiled by.
     """
 
     outcome: Principal | Rejection
@@ -85,6 +86,8 @@ class _Known(Struct, eq=False):
     epoch: int
     until: float
     generation: int
+    terms: int
+    verified: Verified | None = None
     lent: float = 0.0
 
 
@@ -111,17 +114,35 @@ class Identities:
         `grace`: seconds, 0 for none. `issuers` None: no tokens are taken. `last_used` None: nobody notes uses.
         """
         self._feed = feed
-        self._organizations = organizations
-        self._grace = grace
         self._issuers = issuers
         self._touch: Callable[[str], None] = last_used.touch if last_used is not None else lambda _: None
         self._now = now
         self._wall = wall
         self._mirror = Mirror(registry, feed, now)
-        self._compiler = Compiler(plans, compile_plan, when_down)
+        self._terms = -1
+        self.take(plans=plans, organizations=organizations, when_down=when_down, grace=grace, compile_plan=compile_plan)
         self._keys: dict[bytes, _Known] = {}
         self._tokens: dict[Verified, _Known] = {}
         self._loading: dict[Hashable, asyncio.Task[_Known | Rejection]] = {}
+
+    def take(
+        self,
+        *,
+        plans: Mapping[str, Plan],
+        organizations: Mapping[str, Organization],
+        when_down: WhenDown,
+        grace: float,
+        compile_plan: CompilePlan,
+    ) -> None:
+        """Go by what another file says of tenants: each known caller is compiled anew with its next call.
+
+        Not while the store is away: what is left of new meters only the store can say.
+        """
+        self._organizations = organizations
+        self._grace = grace
+        self._compiler = Compiler(plans, compile_plan, when_down)
+        self._terms += 1
+        self._mirror.generation += 1  # so that a call that compares it compares nothing more
 
     def cached(self, headers: Headers, address: str) -> Principal | Rejection | None:
         """Decide without the store; None where it or an issuer has to be asked, which `identify` does.
@@ -179,8 +200,25 @@ class Identities:
         if known.generation != generation:
             if _stale(known):
                 return False
-            known.generation = generation
+            if known.terms == self._terms:
+                known.generation = generation
+            elif self._feed.trusted:
+                if not self._renewed(known):
+                    return False
+                known.generation = generation
         return (known.epoch == self._feed.epoch and self._feed.trusted) or self._now() < known.until
+
+    def _renewed(self, known: _Known) -> bool:
+        """Compile a caller anew from its records; False where the file now names one that is not among them."""
+        bearer = of_key(known.parts[0].record) if known.verified is None else of_token(known.verified)
+        found = {part.wanted: part for part in known.parts}
+        if not all(one in found for one in self._tenants(bearer, found)):
+            return False
+        outcome = self._outcome(bearer, found)
+        if known.outcome != outcome:  # for that very object the ledger has packed the meters
+            known.outcome = outcome
+        known.terms = self._terms
+        return True
 
     def _judge(self, known: _Known, credential: bytes, address: str) -> Principal | Rejection:
         refusal = None if known.lock is None else known.lock.refusal(credential, address, self._wall())
@@ -222,7 +260,7 @@ class Identities:
         if record is None:
             self._keys.pop(key_id, None)
             return UNKNOWN
-        known = self._know(self._compile(of_key(record), found), lock_of(record), found, before)
+        known = self._know(self._outcome(of_key(record), found), lock_of(record), found, before)
         _remember(self._keys, key_id, known, REMEMBERED)
         return known
 
@@ -237,8 +275,7 @@ class Identities:
             found = await self._gather(needs({}), needs)
         except StoreDown:
             return self._lend(before)
-        banned = any(found[one].record is not None for one in ban)
-        known = self._know(TOKEN_REVOKED if banned else self._compile(bearer, found), None, found, before)
+        known = self._know(self._outcome(bearer, found), None, found, before, verified)
         _remember(self._tokens, verified, known, TOKENS_REMEMBERED)
         return known
 
@@ -260,11 +297,20 @@ class Identities:
         organization, team = (found[place].record if place in found else None for place in _places(bearer))
         return Tenants(organization, team, self._organizations.get(bearer.organization))
 
-    def _compile(self, bearer: Bearer, found: Found) -> Principal | Rejection:
+    def _outcome(self, bearer: Bearer, found: Found) -> Principal | Rejection:
+        if any(sort is TokenRecord and entry.record is not None for (sort, _), entry in found.items()):
+            return TOKEN_REVOKED
         stored = {name: entry.record for (sort, name), entry in found.items() if sort is PlanRecord}
         return self._compiler.principal(bearer, self._of(bearer, found), stored)
 
-    def _know(self, outcome: Principal | Rejection, lock: Lock | None, found: Found, before: _Known | None) -> _Known:
+    def _know(
+        self,
+        outcome: Principal | Rejection,
+        lock: Lock | None,
+        found: Found,
+        before: _Known | None,
+        verified: Verified | None = None,
+    ) -> _Known:
         """Keep the outcome of before where it is the same: for that very object the ledger has packed the meters."""
         if before is not None and before.outcome == outcome:
             outcome = before.outcome
@@ -276,18 +322,25 @@ class Identities:
             epoch=min(part.epoch for part in parts),
             until=min(part.asked for part in parts) + TRUST,
             generation=self._mirror.generation,
+            terms=self._terms,
+            verified=verified,
         )
 
     def _lend(self, known: _Known | None) -> _Known | Rejection:
         """Believe old records a little longer, if the plans are kept while the store is away.
 
-        That is for `grace` seconds from when the last of them was proven, which is when the store was missed.
+        That is for `grace` seconds from when the last of them was proven, which is when the store was missed. Where the
+        plans were to deny, another file may say otherwise by now.
         """
-        if known is None or isinstance(known.outcome, Rejection):
+        if known is None:
+            return STORE_DOWN
+        if known.terms != self._terms and _denied(known.outcome):
+            self._renewed(known)
+        if _denied(known.outcome):
             return STORE_DOWN
         proven = min(max(part.asked, self._feed.proven(part.epoch)) for part in known.parts)
         now = self._now()
-        if now >= proven + self._grace or stance(known.outcome.levels) == "deny":
+        if now >= proven + self._grace:
             return STORE_DOWN
         known.lent = min(now + TRUST, proven + self._grace)
         return known
@@ -309,6 +362,11 @@ def _credential(headers: Headers) -> bytes | None:
 def _id(credential: bytes) -> bytes:
     """Return where the id stands in a well-formed key."""
     return credential[3 : 3 + keys.ID_LENGTH]
+
+
+def _denied(outcome: Principal | Rejection) -> bool:
+    """Say whether somebody is not served while the store is away."""
+    return isinstance(outcome, Rejection) or stance(outcome.levels) == "deny"
 
 
 def _stale(known: _Known) -> bool:

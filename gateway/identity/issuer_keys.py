@@ -50,23 +50,42 @@ WELL_KNOWN = "/.well-known/openid-configuration"
 """OpenID Connect Discovery 1.0, section 4."""
 
 
-class IssuerKeys:
-    """The keys of `issuer`. `now`: monotonic seconds."""
+Known = tuple[KeySet | None, float]
+"""Keys, and when they were asked for."""
 
-    def __init__(self, issuer: Issuer, now: Callable[[], float] = clock.monotonic) -> None:
+NOTHING: Known = (None, -math.inf)
+
+
+class IssuerKeys:
+    """The keys of `issuer`. `now`: monotonic seconds.
+
+    `known`: as they were found there by other authorities, and when (monotonic seconds). They are trusted for as long
+    as they would have been: authorities are changed while an issuer is away, too.
+    """
+
+    def __init__(self, issuer: Issuer, now: Callable[[], float] = clock.monotonic, known: Known = NOTHING) -> None:
         self._issuer = issuer
         self._now = now
-        self._keys: KeySet | None = None
-        self._fetched = -math.inf
+        self._keys, self._fetched = known
         self._asked = -math.inf
         self._asking: asyncio.Task[None] | None = None
         self._absent: dict[str, float] = {}
         self._failing = False
         self._running: asyncio.Task[None] | None = None
 
+    @property
+    def known(self) -> Known:
+        """The keys as they are known now."""
+        return self._keys, self._fetched
+
     def start(self) -> None:
         """Begin to fetch, and go on every now and then."""
         self._running = clock.spawn(self._run(), f"keys of {self._issuer.name}")
+
+    def leave(self) -> None:
+        """Fetch no more; a fetch that callers wait for ends by itself."""
+        if self._running is not None:
+            self._running.cancel()
 
     async def close(self) -> None:
         """End all fetching."""
@@ -170,7 +189,8 @@ class IssuerKeys:
         return place
 
     async def _get(self, url: str) -> bytes:
-        return await download(url, within=PATIENCE, longest=LONGEST, ca=self._issuer.ca)
+        issuer = self._issuer
+        return await download(url, within=PATIENCE, longest=LONGEST, ca=issuer.ca, ca_digest=issuer.ca_digest)
 
 
 def is_safe(url: str, *, local: bool) -> bool:

@@ -45,6 +45,16 @@ class _Known(Struct, frozen=True):
     signer: bytes
 
 
+def _place(issuer: Issuer) -> tuple[object, ...]:
+    """Return what says where an issuer's keys are, and what they are called in the log."""
+    return issuer.name, issuer.issuer, issuer.jwks_url
+
+
+def _way(issuer: Issuer) -> tuple[object, ...]:
+    """Return what says how they are fetched from there."""
+    return issuer.ca, issuer.ca_digest
+
+
 class Issuers:
     """The issuers whose tokens are taken. `now`: monotonic seconds; `wall`: unix seconds."""
 
@@ -55,6 +65,7 @@ class Issuers:
         wall: Callable[[], float] = clock.wall,
     ) -> None:
         self._issuers = {one.issuer: (one, IssuerKeys(one, now)) for one in issuers}
+        self._now = now
         self._wall = wall
         self._known: dict[bytes, _Known] = {}
 
@@ -62,6 +73,35 @@ class Issuers:
         """Begin to fetch keys, and wait for none."""
         for _, keys in self._issuers.values():
             keys.start()
+
+    def take(self, issuers: Sequence[Issuer]) -> None:
+        """Take the tokens of these issuers from now on, and of no others.
+
+        The keys stay of whoever is found in the same place, and are fetched anew at once where that is by other
+        authorities; the tokens that were seen stay of whoever is the same in all.
+        """
+        before, self._issuers = self._issuers, {}
+        for one in issuers:
+            self._issuers[one.issuer] = (one, self._keys_of(one, before.get(one.issuer)))
+        left = [pair for pair in before.values() if pair not in self._issuers.values()]
+        if left:
+            names = {old.name for old, _ in left}
+            self._known = {digest: known for digest, known in self._known.items() if known.verified.issuer not in names}
+        used = {id(keys) for _, keys in self._issuers.values()}
+        for _, keys in left:
+            if id(keys) not in used:
+                keys.leave()
+
+    def _keys_of(self, issuer: Issuer, before: tuple[Issuer, IssuerKeys] | None) -> IssuerKeys:
+        """Return the keys of an issuer, those of `before` where that was the same."""
+        if before is None or _place(before[0]) != _place(issuer):
+            keys = IssuerKeys(issuer, self._now)
+        elif _way(before[0]) != _way(issuer):
+            keys = IssuerKeys(issuer, self._now, before[1].known)
+        else:
+            return before[1]
+        keys.start()
+        return keys
 
     async def close(self) -> None:
         """End all fetching."""
@@ -91,6 +131,8 @@ class Issuers:
         if token.algorithm not in issuer.algorithms:
             raise Refused(ALGORITHM)
         signer = (await keys.having(token.kid)).signer(token)
+        if self._issuers.get(issuer.issuer) != (issuer, keys):  # others were taken meanwhile
+            return await self._verified(token)
         expires = good_until(token.claims, issuer.audience, issuer.leeway, self._wall())
         check_purpose(token.claims)
         subject = subject_of(issuer.name, token.claims, issuer.mapping)

@@ -2,10 +2,11 @@
 
 Law: a level is held to what its record says, else to what the gateway's file says of it; a plan is the store's, else
 the file's. A plan that is named and nowhere to be found, or that cannot be read, refuses the caller; it is never read
-as "no limits". What any level forbids is forbidden.
+as "no limits". What any level forbids is forbidden. Wishes are joined here, once for a principal: the organization's
+plan's, the team's, the key's and the key's own, each narrower than the one before.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +14,12 @@ from msgspec import Struct
 
 from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Organization
+from gateway.config.stored import kept_wishes
 from gateway.identity.issuers import Verified
 from gateway.identity.records import KeyRecord, OrganizationRecord, PlanRecord, TeamRecord, Terms
 from policies.domain import Level, LevelKind, Plan, Principal, Reach, Scope, WhenDown
 from policies.rejections import Reason, Rejection
+from policies.terms import NO_WISHES, Origin, RoutingWishes, Voice, heard
 
 COMPILED_KEPT = 10_000
 """Plans of the store that are kept as they were compiled; beyond, all are compiled anew."""
@@ -28,7 +31,7 @@ CompilePlan = Callable[[str, dict[str, Any]], Plan]
 class Bearer(Struct, frozen=True):
     """What a credential says by itself of whoever sends it; `what` names it in words to its bearer.
 
-    `stranger`: no admin of ours has said that its organization calls here.
+    `stranger`: no admin of ours has said that its organization calls here. `routing`: as a key's record has it.
     """
 
     organization: str
@@ -41,6 +44,7 @@ class Bearer(Struct, frozen=True):
     expires: float | None = None
     cut: bool = False
     stranger: bool = False
+    routing: dict[str, Any] | None = None
 
 
 class Tenants(Struct, frozen=True):
@@ -79,6 +83,7 @@ def of_key(record: KeyRecord) -> Bearer:
         terms=record,
         scopes=_scopes(record.scopes),
         expires=record.expires,
+        routing=record.routing,
     )
 
 
@@ -122,6 +127,7 @@ class Compiler:
         sides = _sides(bearer, tenants)
         terms = [side.terms for side in sides if side.terms is not None]
         levels: list[Level] = []
+        voices: list[Voice] = []
         for side in sides:
             if side.terms is not None and side.terms.state == "suspended":
                 return _suspended(side)
@@ -129,6 +135,11 @@ class Compiler:
             if isinstance(plan, Rejection):
                 return plan
             levels.append(_level(side, plan, self._when_down))
+            if plan is not None and plan.wishes != NO_WISHES:
+                voices.append(Voice(Origin(side.kind, side.named), plan.wishes))
+        wished = _own_wishes(bearer)
+        if wished != NO_WISHES:
+            voices.append(Voice(Origin("key"), wished))
         own, file = tenants.organization, tenants.file
         return Principal(
             organization=bearer.organization,
@@ -137,14 +148,12 @@ class Compiler:
             name=bearer.name,
             levels=tuple(levels),
             time_zone=(own and own.time_zone) or (file.time_zone if file else "UTC"),
-            reach=Reach(
-                models=tuple(one.models for one in terms if one.models is not None),
-                backends=tuple(one.backends for one in terms if one.backends is not None),
-                local_only=any(one.local_only for one in terms),
-            ),
+            reach=reach_of(terms),
             scopes=bearer.scopes,
             expires=bearer.expires,
             cut=bearer.cut,
+            wishes=heard(voices),
+            voices=tuple(voices),
         )
 
     def _plan(self, side: _Side, organization: str, stored: Mapping[str, PlanRecord | None]) -> Plan | Rejection | None:
@@ -177,6 +186,15 @@ class Compiler:
             return "; ".join(f"{mistake.where}: {mistake.message}" for mistake in error.mistakes)
 
 
+def reach_of(terms: Sequence[Terms]) -> Reach:
+    """Return where calls may go that are held to all of these terms."""
+    return Reach(
+        models=tuple(one.models for one in terms if one.models is not None),
+        backends=tuple(one.backends for one in terms if one.backends is not None),
+        local_only=any(one.local_only for one in terms),
+    )
+
+
 @lru_cache(64)
 def _scopes(scopes: tuple[Scope, ...]) -> frozenset[Scope]:
     """Return one and the same set for the many keys that have the same scopes."""
@@ -190,6 +208,11 @@ def _sides(bearer: Bearer, tenants: Tenants) -> tuple[_Side, _Side, _Side]:
         _Side("team", f"team:{team}", f"team {team}", tenants.team, file.teams.get(team) if file else None),
         _Side("key", f"key:{bearer.key}", bearer.what, bearer.terms, None),
     )
+
+
+def _own_wishes(bearer: Bearer) -> RoutingWishes:
+    """Return what a key itself wishes."""
+    return NO_WISHES if bearer.routing is None else kept_wishes(bearer.what, bearer.routing)
 
 
 def _level(side: _Side, plan: Plan | None, when_down: WhenDown) -> Level:

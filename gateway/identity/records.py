@@ -9,8 +9,9 @@ record has the next number, so of two readings of one record the one with the la
     sw:{~id}:version         int     the last version given
     sw:{~id}:history         string  a random name of all of this, as long as it is there
     sw:{~id}:changes         stream  entry VERSION-0: kind, name; the last 10,000 or so
-    sw:{~id}:audit           stream  entry VERSION-0: who did what and when; never trimmed
-    sw:{~id}:used            hash    key or subject -> unix seconds of its last use
+    sw:{~id}:audit           stream  entry VERSION-0: who did what and when; of the last 400 days
+    sw:{~id}:used            hash    key or subject -> unix seconds of its last use; of keys that are there, of subjects
+                                     400 days
     sw:{~id}:gateways        set     the instances of gateways that live, and perhaps some that did
     sw:{~id}:gateway:ID      string  what that one runs on, as JSON; gone 15 s after its last beat
 """
@@ -101,7 +102,8 @@ class KeyRecord(Terms, frozen=True, kw_only=True):
     """An API key.
 
     `digest`: the SHA-256 of the whole key, in hex. `former`: the one before, while it still opens. `networks`: the
-    addresses it may be used from, as CIDRs (None: any). `created`, `expires`: unix seconds.
+    addresses it may be used from, as CIDRs (None: any). `created`, `expires`: unix seconds. `routing`: how its calls
+    want to be routed, as the file writes it (None: as its plans have it).
     """
 
     kind = "key"
@@ -117,6 +119,7 @@ class KeyRecord(Terms, frozen=True, kw_only=True):
     created: int
     expires: int | None = None
     revoked: bool = False
+    routing: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:

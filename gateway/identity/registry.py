@@ -32,6 +32,7 @@ _SHA = hashlib.sha1(SCRIPT).hexdigest()  # noqa: S324 - the store's own name for
 
 CHANGES = f"{PREFIX}changes"
 AUDIT = f"{PREFIX}audit"
+ALL_KEYS = f"{PREFIX}all:key"
 
 
 class Stored(Struct, Generic[R], frozen=True):

@@ -14,6 +14,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from struct import Struct
 from typing import BinaryIO
@@ -22,6 +23,7 @@ from zlib import crc32
 import structlog
 
 from gateway import clock
+from gateway.files import apart
 
 PAUSE = 0.05
 """Seconds from one batch to the next."""
@@ -71,8 +73,8 @@ class Journal:
         self._settle(self._saved, on_disk=True)
         async with self._disk:
             try:
-                await asyncio.to_thread(self._file.remove)
-            except OSError as error:
+                await apart(self._file.remove)
+            except (OSError, RuntimeError) as error:  # a disk at fault, or no thread to spare
                 self._failed(error)
             else:
                 self._worked()
@@ -82,7 +84,8 @@ class Journal:
         await self.flushed()
         self._pending.clear()
         async with self._disk:
-            await asyncio.to_thread(self._file.close)
+            with suppress(RuntimeError):  # no thread to spare: the process ends without it
+                await apart(self._file.close)
 
     async def _write(self) -> None:
         while self._pending:
@@ -93,8 +96,8 @@ class Journal:
                     self._settle(saved, on_disk=True)
                     continue
                 try:
-                    await asyncio.to_thread(self._file.save, batch)
-                except OSError as error:
+                    await apart(partial(self._file.save, batch))
+                except (OSError, RuntimeError) as error:
                     self._failed(error)
                 else:
                     self._worked()
@@ -108,7 +111,7 @@ class Journal:
             self._saved = asyncio.get_running_loop().create_future()
         self._pending[:0] = batch
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: OSError | RuntimeError) -> None:
         if self.fault is None:
             log.error("the journal cannot be written", path=str(self._file.path), why=str(error))
         self.fault = str(error)

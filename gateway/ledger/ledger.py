@@ -24,7 +24,7 @@ from gateway.ledger.operations import Admission, Growth, OtherPeriod, Settlement
 from gateway.ledger.plans import Packed, Plans
 from gateway.ledger.queues import NotToldError
 from gateway.store.door import Store, StoreDown
-from policies.domain import Bill, Claim, Reservation
+from policies.domain import Bill, Claim, Reservation, Usage
 from policies.rejections import Rejection
 
 ORGANIZATIONS = "sw:organizations"
@@ -52,6 +52,9 @@ class Figures(Struct, frozen=True):
     lost: int
     repeated: int
     local: int
+
+
+_UNUSED = Bill(Usage(0, 0, estimated=False), outcome="rejected")
 
 
 class Ledger:
@@ -105,18 +108,21 @@ class Ledger:
         """Why what is admitted without the store is not on disk, None while it is."""
         return None if self._local is None else self._local.fault
 
-    async def start(self) -> None:
+    async def start(self, over: Store | None = None) -> None:
         """Load the script and begin the heartbeat, for every organization at first. Raises `StoreDown`.
 
         Whoever was killed before us may have left slots in any of them, and nobody else may be there to give them back.
+        `over`: the store by another door, where its own is not open yet. May be called again.
         """
-        await self._batches.load()
+        store = self._store if over is None else over
+        await store.load(wire.SCRIPT)
         if self._local is not None:
-            await self._local.start()
-        (names,) = await self._store.send(["SMEMBERS", ORGANIZATIONS])
+            await self._local.start(store)
+        (names,) = await store.send(["SMEMBERS", ORGANIZATIONS])
         for name in names:
             self._holdings.get(name.decode())
-        self._beating = clock.spawn(self._leases.run(), "ledger heartbeat")
+        if self._beating is None:
+            self._beating = clock.spawn(self._leases.run(), "ledger heartbeat")
 
     async def close(self) -> int:
         """Stop the heartbeat and make every settlement, waiting 5 s at most; return how many could not be made."""
@@ -194,6 +200,20 @@ class Ledger:
         if self._local is not None:
             self._local.settled(reservation.claim, one, bill)
         self._batches.submit(settlement)
+
+    def release(self, reservation: Reservation) -> None:
+        """End `reservation` of a call that was never tried as if it had never been, the request included.
+
+        One that was admitted without the store counts there until the minute is over, as whatever was told does.
+        """
+        claim = reservation.claim
+        id_ = self._number(reservation)
+        one = self._holdings.get(claim.organization).open.pop(id_, None)
+        if one is None:
+            return
+        if self._local is not None:
+            self._local.settled(claim, one, _UNUSED)
+        self._release(claim.organization, id_)
 
     def follow(self, reservation: Reservation, so_far: Callable[[], Bill]) -> None:
         """Ask `so_far` at every heartbeat for the bill as it stands: what is charged if this gateway is lost."""

@@ -6,6 +6,7 @@ waits for the store in memory and lies on disk as well, so that neither its retu
 """
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,7 @@ import structlog
 from msgspec import msgpack
 
 from gateway import clock
+from gateway.files import apart
 from gateway.ledger import wire
 from gateway.ledger.holdings import Holding, Open
 from gateway.ledger.journal import Journal, forget, read_all
@@ -33,6 +35,9 @@ FRESH = 60.0
 
 FORGOTTEN_US = round(2 * FRESH * SECOND_US)
 """Microseconds after which what was told of a meter is dropped: it would not be shared out any more."""
+
+LAST = 5.0
+"""Seconds that a stop gives to a disk: one that works takes milliseconds."""
 
 Place = tuple[str, str]
 """A level's id and a meter's field."""
@@ -225,27 +230,37 @@ class Local:
         if not self._written:
             await self._journal.drop()
 
-    async def start(self) -> None:
-        """Tell the store what former gateways of this folder had no time to tell. Raises `StoreDown`.
+    async def start(self, store: Store) -> None:
+        """Tell `store` what former gateways of this folder had no time to tell. Raises `StoreDown`.
 
         A journal that the script cannot take whole stays for the next start: twice told, the rest of it counts once.
         """
-        for gateway, entries in read_all(self._folder):
+        journals = read_all(self._folder)
+        while (journal := await apart(partial(next, journals, None))) is not None:
+            gateway, entries = journal
             faults: set[str] = set()
             for first in range(0, len(entries), TOGETHER):
                 calls = [Call(*msgpack.decode(entry)) for entry in entries[first : first + TOGETHER]]
-                for reply in await self._store.send(*(call.command(gateway) for call in calls)):
+                for reply in await store.send(*(call.command(gateway) for call in calls)):
                     faults.update(_faults(reply))
             if faults:
                 log.error("a journal cannot be told to the store, and is kept", gateway=gateway, why=sorted(faults))
             else:
-                forget(self._folder, gateway)
+                await apart(partial(forget, self._folder, gateway))
 
     async def close(self) -> None:
-        """Write down what is not on disk yet, and leave nothing there that the store has been told."""
-        if self._dropping is not None:
-            await self._dropping
-        await self._journal.close()
+        """Write down what is not on disk yet, and leave nothing there that the store has been told.
+
+        A disk that hangs is given `LAST` seconds.
+        """
+        try:
+            async with asyncio.timeout(LAST):
+                if self._dropping is not None:
+                    await self._dropping
+                await self._journal.close()
+        except TimeoutError:
+            told = "the journal's disk does not answer, and is no longer waited for: what is not on it is lost"
+            log.error(told, folder=str(self._folder), waited=LAST)  # noqa: TRY400 - no traceback: a disk is at fault
 
 
 def _faults(reply: bytes) -> list[str]:

@@ -40,7 +40,7 @@ class Account(Struct, frozen=True, array_like=True):
 
 
 class Cell(Struct, frozen=True, array_like=True):
-    """What one field of a roll-up is about. `deployment` is "" where none served."""
+    """What one field of a roll-up is about. `deployment`: `BACKEND/MODEL`, replicas as one; "" where none served."""
 
     account: Account
     deployment: str
@@ -74,7 +74,7 @@ class Head(Struct, frozen=True, array_like=True):
 
 
 class Record(Struct, frozen=True, array_like=True):
-    """What became of one reservation."""
+    """What became of one reservation. `deployment` names the replica that served, where its backend has any."""
 
     head: Head
     account: Account

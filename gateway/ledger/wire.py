@@ -80,7 +80,7 @@ def pack(value: object) -> bytes:
 
 def pack_counts(bills: dict[str, Bill]) -> bytes:
     """Return what open reservations have used so far, by id."""
-    return _encode({id_: (*_amounts(bill), bill.deployment) for id_, bill in bills.items()})
+    return _encode({id_: (*_amounts(bill), bill.deployment, bill.replica) for id_, bill in bills.items()})
 
 
 def admission(id_: str, claim: Claim, plan: int, *, forced: int | bool = False) -> Body:
@@ -95,10 +95,10 @@ def admission(id_: str, claim: Claim, plan: int, *, forced: int | bool = False) 
 def settlement(id_: str, bill: Bill | None) -> Body:
     """Return the operation that ends a reservation with `bill`, or (None) as if it had never been."""
     if bill is None:
-        return (SETTLE, id_, False, 0, 0, 0, 0, 0, False, "", ("", ""), False)
+        return (SETTLE, id_, False, 0, 0, 0, 0, 0, False, "", ("", "", ""), False)
     usage, lost = bill.usage, bill.wasted
     wasted = lost is not None and (lost.prompt_tokens, lost.completion_tokens, bill.wasted_money)
-    ending = (bill.outcome, bill.request_id)
+    ending = (bill.outcome, bill.request_id, bill.replica)
     return (SETTLE, id_, True, *_amounts(bill), usage.estimated, bill.deployment, ending, wasted)
 
 

@@ -50,10 +50,10 @@ def address(url: str) -> Address:
     master, _, db = path.partition("/")
     if kind == "sentinel" and not master:
         raise ValueError(f"{scheme}://{hosts} lacks the name of the master: {scheme}://{hosts}/NAME")
-    if kind == "cluster" and path.strip("/") not in ("", "0"):
-        raise ValueError(f"a cluster has no databases: {scheme}://{hosts}")
     tail = (f"/{db}" if kind == "sentinel" and db else "") + question + query
     urls = tuple(f"{plain}://{user}{at}{host}{tail}" for host in hosts.split(","))
+    if kind == "cluster" and (path.strip("/") not in ("", "0") or parse_url(urls[0]).get("db")):
+        raise ValueError(f"a cluster has no databases: {scheme}://{hosts}")
     name = f"{hosts} ({unquote(master)})" if master and kind == "sentinel" else hosts
     return Address("sentinel" if kind == "sentinel" else "cluster", urls, name, unquote(master))
 

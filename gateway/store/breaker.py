@@ -2,6 +2,7 @@
 
 Law: half-open with one prober. While the store is down nobody but the prober touches it; the switch is logged once each
 way. An outage that begins soon after another is probed at the other's pace, so a store that flaps cannot make it spin.
+While it is held it is down for everybody, whatever it would answer, and nobody asks.
 """
 
 import asyncio
@@ -56,6 +57,18 @@ class Breaker:
         log.error(self._is_down, why=why)
         self._prober = clock.spawn(self._probe(), "store prober")
 
+    def hold(self, why: str) -> None:
+        """Have the store down until `free`: `why` says for what it waits, and may change."""
+        if self._prober is not None:
+            self._prober.cancel()
+        self.why = why
+        if self.since is None:
+            self.since = clock.monotonic()
+
+    def free(self) -> None:
+        """Let the store be asked; whoever waits for its return is called."""
+        self._serve_again(clock.monotonic())
+
     async def close(self) -> None:
         """End the prober; nothing starts another."""
         self._closed = True
@@ -68,10 +81,13 @@ class Breaker:
             pass
         now = clock.monotonic()
         away = now - (self.since or now)
+        log.warning(self._is_back, away_s=round(away, 3))
+        self._serve_again(now)
+
+    def _serve_again(self, now: float) -> None:
         self.why = self.since = None
         self.era += 1
         self._returned = now
-        log.warning(self._is_back, away_s=round(away, 3))
         for callback in self._callbacks:
             try:
                 callback()

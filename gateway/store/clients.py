@@ -36,16 +36,25 @@ SENTINEL_WITHIN = 0.2
 """Seconds that one Sentinel has to answer: the next one is asked while whoever waits still does."""
 
 
-def client(url: str) -> "Client":
-    """Return a client of the store at `url`; nothing is opened yet. Raises ValueError."""
+def client(url: str, *, first: bool = False) -> "Client":
+    """Return a client of the store at `url`; nothing is opened yet. Raises ValueError.
+
+    `first`: of the server's database 0, whichever the URL names.
+    """
     where = address(url)
-    return {"one": _One, "sentinel": _Sentinels, "cluster": _Cluster}[where.deployment](where)
+    if where.deployment == "cluster":
+        return _Cluster(where)
+    return (_One if where.deployment == "one" else _Sentinels)(where, first=first)
 
 
 class Client(ABC):
-    """A store of one or more primaries. `connects` counts the connections made so far; `clustered` tells a cluster."""
+    """A store of one or more primaries. `connects` counts the connections made so far; `clustered` tells a cluster.
+
+    `database`: which of the server's it is.
+    """
 
     clustered = False
+    database = 0
 
     def __init__(self) -> None:
         self.connects = 0
@@ -86,10 +95,14 @@ class Client(ABC):
 class _One(Client):
     """One server, by its own address."""
 
-    def __init__(self, where: Address) -> None:
+    def __init__(self, where: Address, *, first: bool) -> None:
         super().__init__()
         self._name = where.name
         self._redis = self._open(where)
+        options = self._redis.connection_pool.connection_kwargs
+        if first:
+            options["db"] = 0
+        self.database = int(options.get("db") or 0)
 
     def _open(self, where: Address) -> Redis:
         return Redis.from_url(where.urls[0], **self._redis_options())

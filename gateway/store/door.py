@@ -16,6 +16,7 @@ from gateway import clock
 from gateway.store.breaker import Breaker
 from gateway.store.clients import Command, Node, client
 from gateway.store.failures import TROUBLE, NoScriptError, StoreDown, why_down
+from gateway.store.notes import note_at
 
 __all__ = ["Command", "NoScriptError", "Store", "StoreDown"]
 
@@ -43,11 +44,17 @@ class Store:
     `round_trips` counts pipelined calls since start, for the metric of that name.
     """
 
-    def __init__(self, url: str, *, deadline: float = DEADLINE, what: str = "the store") -> None:
-        """`url` is as `addresses` reads it; `deadline` is seconds; `what`: its name in the log. Raises ValueError."""
+    def __init__(self, url: str, *, deadline: float = DEADLINE, what: str = "the store", first: bool = False) -> None:
+        """`url` is as `addresses` reads it; `deadline` is seconds; `what`: its name in the log; `first`: as of `first`.
+
+        Raises ValueError.
+        """
         self.round_trips = 0
+        self._url = url
+        self._what = what
         self._deadline = deadline
-        self._client = client(url)
+        self._client = client(url, first=first)
+        self._note = note_at(url)
         self._round_trip = f"a round trip to {what}"
         self._breaker = Breaker(self._ask, what)
 
@@ -71,9 +78,43 @@ class Store:
         """Whether the URL says that this is a cluster."""
         return self._client.clustered
 
+    @property
+    def database(self) -> int:
+        """Which of the server's databases the URL names."""
+        return self._client.database
+
     def on_return(self, callback: Callable[[], None]) -> None:
         """Call `callback` each time the store is back after it was down."""
         self._breaker.on_return(callback)
+
+    def another(self) -> "Store":
+        """Return a store at the same address, over connections of its own: it is open while this one is held."""
+        return Store(self._url, deadline=self._deadline, what=self._what)
+
+    def first(self) -> "Store":
+        """Return a store at the same address that is the server's database 0, which every server has."""
+        return Store(self._url, deadline=self._deadline, what=self._what, first=True)
+
+    def hold(self, why: str) -> None:
+        """Be down for everybody, by `why`, until `free`: before the first call, or while it must not be used."""
+        self._breaker.hold(why)
+
+    def free(self) -> None:
+        """Let everybody in."""
+        self._breaker.free()
+
+    async def renew(self) -> None:
+        """Drop every idle connection: its server may not be the one any more that the URL leads to. Raises `StoreDown`.
+
+        For one that is held, which nobody asks by whom it would be found out.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._client.renew()
+        except TimeoutError as error:
+            raise StoreDown(self._silence()) from error
+        except TROUBLE as error:
+            raise StoreDown(self._why(error) or str(error)) from error
 
     async def send(self, *commands: Command) -> list[Any]:
         """Send `commands` in one round trip and return their replies in order.
@@ -162,7 +203,7 @@ class Store:
         except TimeoutError as error:
             raise StoreDown(self._silence()) from error
         except TROUBLE as error:
-            raise StoreDown(why_down(error) or f"the store refused a command: {error}") from error
+            raise StoreDown(self._why(error) or f"the store refused a command: {error}") from error
 
     def _questions(self) -> list[Command]:
         cluster: list[Command] = [("CLUSTER INFO",)] if self._client.clustered else []
@@ -170,6 +211,12 @@ class Store:
 
     def _silence(self) -> str:
         return f"the store did not answer within {self._deadline * 1000:.0f} ms"
+
+    def _why(self, error: Exception) -> str | None:
+        """Return why nobody can be served, as `why_down` does, or by the note of whoever runs the store."""
+        why = why_down(error)
+        said = None if why is None or self._note is None else self._note.read()
+        return why if said is None else f"the store cannot be reached: {said}"
 
     def _gone(self, why: str, era: int) -> StoreDown:
         """Take the store for down, and return what to raise."""
@@ -180,7 +227,7 @@ class Store:
         """Return what to raise for `error`, and take the store for down if that is what it means."""
         if isinstance(error, NoScriptError):
             return error
-        why = why_down(error)
+        why = self._why(error)
         if why is None:
             return StoreDown(f"the store refused a command: {error}")
         return self._gone(why, era)

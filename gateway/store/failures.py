@@ -4,6 +4,7 @@ Law: a store that cannot be reached, or that takes no writes now, is down; one t
 """
 
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
     DataError,
@@ -28,6 +29,7 @@ _UNABLE: dict[type[Exception], str] = {
     BusyLoadingError: "is loading its data",
     MasterDownError: "is a replica that has lost its master",
     ClusterDownError: "is a cluster that is down",
+    AuthenticationError: "refuses the user or password of store.url",
 }
 """What a server says that cannot serve anybody now, in order from the particular to the general."""
 

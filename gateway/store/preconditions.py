@@ -1,13 +1,16 @@
 """Whether a store is fit to keep the books: its version and role, what it does when full and over a restart.
 
-Law: what would make the books wrong is an error and nothing is served on it; what only makes a bad day worse is a
-warning. Every text says what was found, where, and what to do.
+Law: what would make the books wrong is an error: no gateway begins on it, and one that has begun takes the store for
+away (`upkeep.py`), by each plan's stance. What could not, as things are, is an error that keeps only those from it who
+have not begun: eviction where there is no `maxmemory`, a server that no longer tells. What only makes a bad day worse
+is a warning. Every text says what was found, where, and what to do.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from redis.exceptions import NoPermissionError
 
 from gateway.store.door import Store
 
@@ -19,11 +22,15 @@ OLDEST_VALKEY = (8, 0)
 
 
 class UnfitStore(Exception):  # noqa: N818 - a state of the world, not a programming error
-    """The store must not be used as it is; `errors` says why, a sentence each."""
+    """The store must not be used as it is; `errors` says why, a sentence each.
 
-    def __init__(self, errors: list[str]) -> None:
+    `harmless`: whoever keeps books there already loses none of them by that, as things are.
+    """
+
+    def __init__(self, errors: list[str], *, harmless: bool = False) -> None:
         super().__init__("; ".join(errors))
         self.errors = errors
+        self.harmless = harmless
 
 
 class Told(Struct, frozen=True):
@@ -35,10 +42,14 @@ class Told(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What is wrong with a store, a sentence each: `errors` forbid its use, `warnings` do not."""
+    """What is wrong with a store, a sentence each: `errors` forbid its use, `warnings` do not.
+
+    `harmless`: as of `UnfitStore`.
+    """
 
     errors: list[str]
     warnings: list[str]
+    harmless: bool = False
 
 
 async def examine(store: Store, *, allow_eviction: bool) -> list[str]:
@@ -47,12 +58,14 @@ async def examine(store: Store, *, allow_eviction: bool) -> list[str]:
     `allow_eviction`: take a store that may drop data when it is full. Raises `UnfitStore` and `StoreDown`.
     """
     replies = await store.everywhere(("INFO",), ("CONFIG GET", "save"))
+    if store.database and (error := await _without_database(store, replies)):
+        raise UnfitStore([error])
     verdicts = [
         judge(_told(name, *told), clustered=store.clustered, allow_eviction=allow_eviction)
         for name, told in replies.items()
     ]
     if errors := [error for verdict in verdicts for error in verdict.errors]:
-        raise UnfitStore(errors)
+        raise UnfitStore(errors, harmless=all(verdict.harmless for verdict in verdicts if verdict.errors))
     _, found = await store.send(("SET", "sw:layout", str(LAYOUT), "NX"), ("GET", "sw:layout"))
     if error := wrong_layout(found):
         raise UnfitStore([error])
@@ -64,13 +77,14 @@ def judge(told: Told, *, clustered: bool, allow_eviction: bool) -> Verdict:
     where = f"the store at {told.name}"
     wrong_place = _wrong_place(where, told.info, clustered=clustered)
     if wrong_place:
-        return Verdict([wrong_place], [])
-    errors = [error for error in (_too_old(where, told.info), _evicts(where, told.info)) if error]
+        return Verdict([wrong_place], [], harmless=not told.info)
+    evicts = _evicts(where, told.info)
+    errors = [error for error in (_too_old(where, told.info), evicts) if error]
     warnings = [warning for warning in (_forgets(where, told),) if warning]
-    if allow_eviction and (evicts := _evicts(where, told.info)):
+    if allow_eviction and evicts:
         errors.remove(evicts)
         warnings.append(f"{evicts} (store.allow_eviction is on: it is used all the same)")
-    return Verdict(errors, warnings)
+    return Verdict(errors, warnings, harmless=errors == [evicts] and told.info.get("maxmemory") == 0)
 
 
 def wrong_layout(found: bytes | str | None) -> str | None:
@@ -94,10 +108,39 @@ def wrong_layout(found: bytes | str | None) -> str | None:
     )
 
 
+async def _without_database(store: Store, replies: Mapping[str, list[Any]]) -> str | None:
+    """Say so if what keeps the server from answering is that it has no such database. Raises `StoreDown`."""
+    ((name, (refused, _)),) = replies.items()  # a cluster has no other database than 0
+    if not isinstance(refused, Exception):
+        return None
+    first = store.first()
+    try:
+        ((info, databases),) = (await first.everywhere(("INFO",), ("CONFIG GET", "databases"))).values()
+    finally:
+        await first.close()
+    where = f"the store at {name}"
+    if not isinstance(info, dict):
+        return None  # it refuses that in every database
+    if wrong_place := _wrong_place(where, info, clustered=False):
+        return wrong_place
+    if isinstance(refused, NoPermissionError):
+        return (
+            f"{where} does not let us choose database {store.database}: allow its user the command SELECT "
+            "(ACL SETUSER ... +select), or name database 0 in store.url"
+        )
+    count = _setting(databases, "databases")
+    there = f"databases 0 to {int(count) - 1}" if count else "the first is 0"
+    return f"{where} has no database {store.database} ({there}): name one that it has in store.url"
+
+
+def _setting(reply: Any, name: str) -> str | None:  # noqa: ANN401 - redis-py's reply, or the error it got
+    """Read the answer to CONFIG GET; None where it is not allowed."""
+    value = reply.get(name, reply.get(name.encode())) if isinstance(reply, dict) else None
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _told(name: str, info: Any, save: Any) -> Told:  # noqa: ANN401 - redis-py's replies, or the errors it got
-    points = save.get("save", save.get(b"save")) if isinstance(save, dict) else None
-    points = points.decode() if isinstance(points, bytes) else points
-    return Told(name, info if isinstance(info, dict) else {}, points)
+    return Told(name, info if isinstance(info, dict) else {}, _setting(save, "save"))
 
 
 def _wrong_place(where: str, info: Mapping[str, Any], *, clustered: bool) -> str | None:

@@ -11,12 +11,13 @@ import re
 
 from gateway import clock
 from gateway.upstream.connection import Headers
-from gateway.upstream.fleet import Home, Ticket
+from gateway.upstream.fleet import Home
 from gateway.upstream.polling import REQUEST_ID, fetched, place_of
 from gateway.upstream.transport import ERRORS, Answer, failure_of
-from policies.domain import API, Candidate
+from policies.domain import API, Candidate, Usage
 from policies.failures import Failure, FailureKind, classify
 from policies.freezes import told_wait
+from policies.live import Ticket
 
 ERROR_BODY = 1024 * 1024
 """Bytes of an error answer that are read; a longer one is not an answer that a caller could use."""
@@ -63,7 +64,8 @@ class Attempt:
     have begun to work. `done`: what is still to come of the answer is its end. `told`: the headers of the answer.
     """
 
-    def __init__(self, home: Home, ticket: Ticket, candidate: Candidate) -> None:
+    def __init__(self, home: Home, ticket: Ticket, candidate: Candidate, choices: int = 1) -> None:
+        """`choices`: those of the call, which engines count one by one."""
         self.home = home
         self.ticket = ticket
         self.candidate = candidate
@@ -75,6 +77,8 @@ class Attempt:
         self.written = False
         self.done = False
         self._answer: Answer | None = None
+        self._choices = choices
+        self._more = 0
 
     @property
     def names(self) -> dict[str, str]:
@@ -92,6 +96,8 @@ class Attempt:
         `patience`: the seconds that are waited for it, which some upstreams want to know.
         """
         home = self.home
+        self._more = self._choices - 1
+        home.more[self.candidate.deployment.id] += self._more
         asked = [*home.headers, *headers, *_waits(home, patience)]
         try:
             answer = self._take(await home.transport.post(home.urls[api], asked, body, self._begin))
@@ -147,35 +153,45 @@ class Attempt:
     def unheard(self) -> None:
         """Note that no first content came for as long as it was waited for."""
         now = clock.monotonic()
-        self.ticket.live.latency.observe_first(now, now - self.sent_at, self.ticket.ahead)
+        self.ticket.live.first_token(now, now - self.sent_at, self.ticket.ahead)
 
     def first_content(self) -> None:
         """Note a stream's first content: the prompt is out of the queue and its time is learned."""
         self.first_at = clock.monotonic()
         self.ticket.prefilled(self.first_at)
         self.ticket.live.breaker.begun(probe=self.ticket.probe)
-        self.ticket.live.latency.observe_first(self.first_at, self.first_at - self.sent_at, self.ticket.ahead)
+        ttft = self.first_at - self.sent_at
+        self.ticket.live.first_token(self.first_at, ttft, self.ticket.ahead)
 
-    def served(self) -> None:
-        """Note a whole answer; a plain one's prompt is known only now to be in the cache."""
+    def served(self, told: Usage | None) -> None:
+        """Note a whole answer; a plain one's prompt is known only now to be in the cache.
+
+        What the upstream told of its cache shows how far guesses of it can be trusted.
+        """
         if not self.first_at:
             self.ticket.prefilled(clock.monotonic())
+        if told is not None and told.prompt_tokens:
+            self.ticket.live.prefilled.told(self.candidate.cached, told.cached_tokens / told.prompt_tokens)
 
     def finished(self, completion_tokens: int) -> None:
         """Note a whole answer of that many output tokens: its pace is learned.
 
-        A plain answer does not tell when it began, so that is taken as predicted.
+        A plain answer does not tell when it began: all of its time is.
         """
         if completion_tokens < LEAST_PACED:
             return
-        now = clock.monotonic()
-        began = self.first_at or self.sent_at + self.candidate.ttft
-        if now > began:
-            self.ticket.live.latency.observe_pace(now, (now - began) / (completion_tokens - 1))
+        now, ticket = clock.monotonic(), self.ticket
+        if not self.first_at:
+            seconds = now - self.sent_at
+            ticket.live.latency.observe_whole(now, seconds, ticket.ahead, completion_tokens - 1, ticket.beside)
+        elif now > self.first_at:
+            ticket.paced(now, now - self.first_at, completion_tokens - 1)
 
     def close(self) -> None:
         """Give the load back and close the upstream connection, without waiting for it."""
         self.ticket.close()
+        self.home.more[self.candidate.deployment.id] -= self._more
+        self._more = 0
         if self._answer is None:
             return
         if self.done and not self._answer.ended:

@@ -12,15 +12,13 @@ from msgspec.structs import replace
 from gateway.config.settings import Backend, default_price
 from gateway.upstream.listing import Listed
 from policies.dialects import tokenizer_of
-from policies.domain import Deadlines, Deployment, Model, Reach, RoutingTerms
-from policies.reach import reachable
+from policies.domain import Deadlines, Deployment, Model, Reach
+from policies.reach import named, reachable
 from policies.rejections import Reason, Rejection
+from policies.terms import RoutingTerms
 
 EVERYTHING = frozenset({"text", "image", "audio", "file"})
 """A listing does not say what a model takes in, so the engine decides."""
-
-MOST_NAMED = 10
-"""Models that a refusal names."""
 
 
 class Catalog:
@@ -47,9 +45,8 @@ class Catalog:
     def barred(self, name: str, reach: Reach) -> Rejection:
         """Refuse a model that a caller may not use, naming some that it may."""
         usable = [model.name for model in self.models if reachable(reach, model)]
-        may = f"It may use {', '.join(usable[:MOST_NAMED])}" if usable else "It may use none that are served here"
-        more = f" and {len(usable) - MOST_NAMED} more" if len(usable) > MOST_NAMED else ""
-        message = f"This credential may not use the model {name[:128]!r}. {may}{more}."
+        may = f"It may use {named(usable)}" if usable else "It may use none that are served here"
+        message = f"This credential may not use the model {name[:128]!r}. {may}."
         return Rejection(Reason.NOT_ALLOWED, message, param="model")
 
     def chain(self, model: Model) -> list[Model]:
@@ -77,6 +74,7 @@ def listed(listings: Mapping[str, Sequence[Listed]], backends: Sequence[Backend]
                     price=default_price(backend.kind),
                     tokenizer=tokenizer_of(backend.kind, entry.id),
                     hosted=backend.hosted,
+                    max_in_flight=backend.max_in_flight,
                 )
             )
     models = [Model(name, (), tuple(of), (), RoutingTerms(), Deadlines()) for name, of in sorted(found.items())]

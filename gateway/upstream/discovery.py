@@ -1,12 +1,14 @@
 """Replicas that come and go: the addresses of a name, or the lines of a file.
 
-Law: a lookup that fails and a list that is wrong change nothing and are told once. A replica that goes is sent nothing
-new, and keeps its connections until every call that may know of it has ended. The fleet changes in one step.
+Law: a lookup that fails, a list that is wrong and one that does not answer change nothing and are told once: the last
+known replicas of that very source stay, never those of another one. A replica that goes is sent nothing new, and keeps
+its connections until every call that may know of it has ended. The fleet changes in one step.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from socket import IPPROTO_TCP
 
@@ -18,6 +20,7 @@ from gateway import clock
 from gateway.config import ConfigError
 from gateway.config.replicas import place_of, read_replicas
 from gateway.config.settings import Backend
+from gateway.files import Mark, Readers, Unanswered, mark_of
 from gateway.upstream.fleet import Fleet
 
 log = structlog.get_logger("sluiceway.discovery")
@@ -35,11 +38,17 @@ that is being written is not taken for a shorter one."""
 FIRST = 3.0
 """Seconds that a start waits for the first lookups."""
 
+MORE = 5.0
+"""Seconds that a file waits to be taken until the families that it brings were looked at once."""
+
 MOST_TOLD = 8
 """Replicas that came or went which the log names at once."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and a port to its addresses. Raises OSError and UnicodeError."""
+
+Found = Mapping[Backend, Sequence[Backend]]
+"""The replicas of families that were looked at before they are followed."""
 
 
 async def addresses_of(host: str, port: int) -> list[str]:
@@ -65,35 +74,116 @@ class Discovery:
     ) -> None:
         self.replicas: dict[str, tuple[str, ...]] = {family.name: () for family in families}
         self._fleet = fleet
-        self._families = families
+        self._first = families
+        self._families: dict[str, Backend] = {}
         self._changed = changed
         self._lasting = lasting
         self._resolve = resolve
+        self._readers = Readers("the last known replicas")
         self._fault: dict[str, str] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def late(self) -> list[Unanswered]:
+        """The lists that do not answer."""
+        lists = [family.list_file for family in self._families.values()]
+        return self._readers.late((file,) for file in lists if file is not None)
 
     async def start(self) -> None:
         """Begin to look, and return when each family was looked at once or `FIRST` is over."""
-        looked = [asyncio.Event() for _ in self._families]
-        for family, once in zip(self._families, looked, strict=True):
-            watch = self._watch_name if family.list_file is None else self._watch_file
-            self._tasks.append(clock.spawn(watch(family, once), f"discover-{family.name}"))
+        looked = [self._follow(family) for family in self._first]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST):
                 for once in looked:
                     await once.wait()
 
+    async def look(self, families: Sequence[Backend]) -> Found:
+        """Look once at each list that is new or to be used otherwise, and at each name of which nothing is known.
+
+        Nothing is changed. One that could not be looked up, or not within `MORE` seconds, is missing from what is
+        returned.
+        """
+        known = self._known()
+        others = [family for family in families if self._families.get(family.name) != family]
+        sought = [family for family in others if family.list_file is not None or _source(family) not in known]
+        seen: dict[Backend, Sequence[Backend] | str] = {}
+
+        async def once(family: Backend) -> None:
+            seen[family] = await self._replicas_of(family)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MORE):
+                await asyncio.gather(*map(once, sought))
+        late = [family.name for family in sought if family not in seen]
+        if late:
+            told = "replicas are not known yet, and no longer waited for: calls for them are refused until they are"
+            log.warning(told, backends=late, waited=MORE)
+        return {family: found for family, found in seen.items() if not isinstance(found, str)}
+
+    def expected(self, families: Sequence[Backend], found: Found) -> dict[str, Sequence[Backend]]:
+        """Return the replicas that each of `families` is to begin with: those `found`, or the last known of its source.
+
+        They are reached as their family is to be.
+        """
+        known = self._known()
+        return {one.name: found[one] if one in found else self._alike(one, known.get(_source(one))) for one in families}
+
+    def take(self, families: Sequence[Backend], found: Found, lasting: float) -> None:
+        """Follow these families and no others, as `expected` has them; `changed` is not called.
+
+        `lasting`: as of the class, from now on. The replicas of a family that has gone, or is now another source's, are
+        sent nothing new.
+        """
+        others = [family for family in families if self._families.get(family.name) != family]
+        expected = self.expected(others, found)
+        self._lasting = max(self._lasting, lasting)  # calls from before last as long as they were to
+        for name in self._families.keys() - {family.name for family in families}:
+            self._drop(name)
+            del self._families[name]
+            self._leave(self.replicas.pop(name))
+        for family in others:
+            self._drop(family.name)
+            if self.replicas.setdefault(family.name, ()) or expected[family.name]:
+                self._put(family, expected[family.name], _nothing)
+            self._follow(family)
+
     def close(self) -> None:
         """Look no more."""
-        for task in self._tasks:
+        for name in [*self._tasks]:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        """Look for the replicas of a family no more."""
+        self._fault.pop(name, None)
+        task = self._tasks.pop(name, None)
+        if task is not None:
             task.cancel()
 
+    def _known(self) -> dict[tuple[object, ...], str]:
+        """Return, for each source of which replicas are known, a family that has them."""
+        return {_source(family): name for name, family in self._families.items() if self.replicas[name]}
+
+    def _alike(self, family: Backend, known: str | None) -> Sequence[Backend]:
+        """Return the replicas of the family `known`, which has the same source, as those of `family`."""
+        alike = []
+        for name in () if known is None else self.replicas[known]:
+            backend = self._fleet.homes[name].backend
+            alike.append(_replica(family, name.removeprefix(f"{known}@"), backend.base_url, backend.address))
+        return alike
+
+    def _follow(self, family: Backend) -> asyncio.Event:
+        """Look for the replicas of a family from now on; the event is set when it was looked at once."""
+        self._families[family.name] = family
+        once = asyncio.Event()
+        source = family.list_file
+        watch = self._watch_name(family, once) if source is None else self._watch_file(family, source, once)
+        self._tasks[family.name] = clock.spawn(watch, f"discover-{family.name}")
+        return once
+
     async def _watch_name(self, family: Backend, once: asyncio.Event) -> None:
-        url = httpx.URL(family.base_url)
-        port = url.port or (443 if url.scheme == "https" else 80)
         unreached = asyncio.Event()
         while True:
-            await self._look_up(family, url.host, port, unreached.set)
+            await self._look_at(family, unreached.set)
             once.set()
             await asyncio.sleep(LOOK_LEAST)
             with suppress(TimeoutError):
@@ -101,60 +191,73 @@ class Discovery:
                     await unreached.wait()
             unreached.clear()
 
-    async def _look_up(self, family: Backend, host: str, port: int, unreached: Callable[[], None]) -> None:
-        """Take the addresses that a name has now; the last ones stay where it has none."""
-        try:
-            found = [
-                replace(family, name=f"{family.name}@{_shown(address)}:{port}", discover=None, address=address)
-                for address in sorted(set(await self._resolve(host, port)))
-            ]
-            if found:
-                self._take(family, found, unreached)
-            else:
-                self._tell(family, f"{host} has no address")
-        except (OSError, UnicodeError) as error:
-            self._tell(family, f"{host} cannot be looked up: {error}")
-        except Exception:
-            log.exception("the replicas could not be looked up", backend=family.name)
-
-    async def _watch_file(self, family: Backend, once: asyncio.Event) -> None:
-        source = family.list_file or Path()
-        taken: tuple[int, ...] | None = None
-        before = _mark(source)
+    async def _watch_file(self, family: Backend, source: Path, once: asyncio.Event) -> None:
+        taken: Mark | None = None
+        before: Mark | None = None
         while True:
-            now = _mark(source)
-            if now == before and now != taken:
-                taken = now
-                self._read(family, source)
-            before = now
+            try:
+                now = await self._readers.of(source).read(partial(mark_of, source))
+            except RuntimeError:  # no thread to spare
+                log.exception("a list could not be looked at; it is tried again", backend=family.name)
+            else:
+                if before in {None, now} and now != taken:
+                    taken = now
+                    await self._look_at(family, _nothing)
+                before = now
             once.set()
             await asyncio.sleep(POLL_EVERY)
 
-    def _read(self, family: Backend, source: Path) -> None:
-        """Take the replicas that a file lists now; the last ones stay where it is wrong or gone."""
+    async def _look_at(self, family: Backend, unreached: Callable[[], None]) -> None:
+        """Take the replicas that a family has now; the last ones stay where nobody can say."""
+        found = await self._replicas_of(family)
+        if isinstance(found, str):
+            self._tell(family, found)
+            return
         try:
-            named = {f"{family.name}@{place_of(url)}": url for url in read_replicas(source.read_bytes(), str(source))}
-            found = [replace(family, name=name, base_url=url, list_file=None) for name, url in named.items()]
-            self._take(family, found, lambda: None)
-        except OSError as error:
-            self._tell(family, f"{source} cannot be read: {error.strerror}")
-        except ConfigError as error:
-            self._tell(family, str(error))
+            self._take(family, found, unreached)
         except Exception:
-            log.exception("the replicas could not be read", backend=family.name)
+            log.exception("the replicas could not be taken", backend=family.name)
+
+    async def _replicas_of(self, family: Backend) -> Sequence[Backend] | str:
+        """Return the replicas that a family has now, or why nobody can say."""
+        try:
+            if family.list_file is None:
+                return await self._addressed(family)
+            return await self._readers.of(family.list_file).read(partial(_listed, family, family.list_file))
+        except Exception as error:
+            log.exception("the replicas could not be looked up", backend=family.name)
+            return f"the lookup broke: {error!r}"
+
+    async def _addressed(self, family: Backend) -> Sequence[Backend] | str:
+        """Return a replica for each address that a name has now, or why there is none."""
+        url = httpx.URL(family.base_url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            addresses = sorted(set(await self._resolve(url.host, port)))
+        except (OSError, UnicodeError) as error:
+            return f"{url.host} cannot be looked up: {error}"
+        found = [_replica(family, f"{_shown(address)}:{port}", family.base_url, address) for address in addresses]
+        return found or f"{url.host} has no address"
 
     def _take(self, family: Backend, found: Sequence[Backend], unreached: Callable[[], None]) -> None:
-        """Make `found` the replicas of `family`."""
+        """Make `found` the replicas of `family`, and tell whoever wants to know."""
         if self._fault.pop(family.name, None) is not None:
             log.info("the replicas are known again", backend=family.name)
-        before, after = self.replicas[family.name], tuple(backend.name for backend in found)
-        if found and before == after and all(self._fleet.homes[backend.name].backend == backend for backend in found):
+        homes, before = self._fleet.homes, self.replicas[family.name]
+        if found and before == _names(found) and all(homes[backend.name].backend == backend for backend in found):
+            for name in before:
+                homes[name].condition.unreached = unreached
             return
+        self._put(family, found, unreached)
+        self._changed()
+
+    def _put(self, family: Backend, found: Sequence[Backend], unreached: Callable[[], None]) -> None:
+        """Have the fleet hold `found` as the replicas of `family`."""
+        before, after = self.replicas[family.name], _names(found)
         for backend in found:
             self._fleet.add(backend).condition.unreached = unreached
         gone = [name for name in before if name not in after]
-        for name in gone:
-            self._fleet.leave(name, clock.monotonic() + self._lasting)
+        self._leave(gone)
         self.replicas[family.name] = after
         come = [name for name in after if name not in before]
         log.info(
@@ -162,7 +265,10 @@ class Discovery:
         )
         if not found:
             log.warning("no replicas are left: calls for them are refused", backend=family.name)
-        self._changed()
+
+    def _leave(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._fleet.leave(name, clock.monotonic() + self._lasting)
 
     def _tell(self, family: Backend, fault: str) -> None:
         """Log why the replicas are not known, once."""
@@ -172,13 +278,34 @@ class Discovery:
             log.warning(told, backend=family.name, why=fault)
 
 
-def _mark(source: Path) -> tuple[int, ...]:
-    """Return what changes when a file does, behind whatever links it lies; nothing where it is not there."""
+def _replica(family: Backend, place: str, base_url: str, address: str | None) -> Backend:
+    """Return the replica of a family that is found at `place`."""
+    name = f"{family.name}@{place}"
+    return replace(family, name=name, base_url=base_url, address=address, discover=None, list_file=None)
+
+
+def _listed(family: Backend, source: Path) -> Sequence[Backend] | str:
+    """Return a replica for each line of a list as it is now, or what is wrong with it."""
     try:
-        stat = source.stat()
-    except OSError:
-        return ()
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino  # the second one changes with its permissions
+        urls = read_replicas(source.read_bytes(), str(source))
+    except OSError as error:
+        return f"{source} cannot be read: {error.strerror}"
+    except ConfigError as error:
+        return str(error)
+    return [_replica(family, place_of(url), url, None) for url in urls]
+
+
+def _names(backends: Sequence[Backend]) -> tuple[str, ...]:
+    return tuple(backend.name for backend in backends)
+
+
+def _nothing() -> None:
+    """Look no sooner."""
+
+
+def _source(family: Backend) -> tuple[object, ...]:
+    """Return what says where the replicas of a family are, and whose they are, which holds for those found before."""
+    return family.base_url, family.discover, family.list_file, family.hosted
 
 
 def _shown(host: str) -> str:

@@ -63,6 +63,11 @@ async def models_of(home: Home) -> list[Listed] | str:
     return [Listed(name, told.windows.get(name)) for name in told.ids]
 
 
+def unlisted(home: Home, model: str) -> bool:
+    """Say whether a backend has listed its models and not this one, which is wrong unless it takes any name."""
+    return not home.dialect.any_name and home.condition.unlisted(model)
+
+
 async def engine_at(port: int) -> Backend | None:
     """Return the local engine that answers on `port`, told apart by the questions that only it answers."""
     root = f"http://127.0.0.1:{port}"

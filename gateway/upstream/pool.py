@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from ipaddress import ip_address
 from socket import gaierror
+from typing import Any
 
 import httpx
 
@@ -23,6 +24,21 @@ from gateway.upstream.connection import Connection
 
 KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the 5 s after which uvicorn-based engines close it themselves."""
+
+SILENT, AGAIN, TRIES = 10, 5, 3
+"""Seconds without a word on a connection after which the kernel asks whether its host is there, and between further
+questions; so many without an answer, and the connection is lost: a host that vanished says nothing itself, and what a
+slow engine may take for an answer says nothing of its host."""
+
+UNHEARD = 20_000
+"""Milliseconds for which what was sent may stay without the host's receipt (Linux)."""
+
+_ASKING = (
+    ("TCP_KEEPIDLE", SILENT),
+    ("TCP_KEEPINTVL", AGAIN),
+    ("TCP_KEEPCNT", TRIES),
+    ("TCP_USER_TIMEOUT", UNHEARD),
+)
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 """Errors of connecting that say that we have run out: of files, memory or local ports."""
@@ -159,9 +175,12 @@ class Pool:
         trouble = OSError(f"{self._address} has no address")
         for place in places:
             try:
-                return (await loop.create_connection(make, place, self._port, ssl=self._tls, server_hostname=name))[1]
+                made = await loop.create_connection(make, place, self._port, ssl=self._tls, server_hostname=name)
             except OSError as error:
                 trouble = error
+            else:
+                _watch(made[0].get_extra_info("socket"))
+                return made[1]
         raise trouble
 
     async def _look_up(self) -> list[str]:
@@ -182,6 +201,15 @@ class Pool:
         if self._idle:
             wait = KEEP_ALIVE - (now - self._idle[0][0])
             self._expiry = asyncio.get_running_loop().call_later(wait, self._expire)
+
+
+def _watch(made: Any) -> None:  # noqa: ANN401 - the loop's own kind of socket
+    """Have the kernel find out when the host at the other end is gone; what it does not know it does not do."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _ASKING:
+        option = getattr(socket, name, None)
+        if option is not None:
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _is_literal(address: str) -> bool:

@@ -29,6 +29,9 @@ AGAIN = 5.0
 DESCRIBED_EVERY = 30.0
 """Seconds between two questions about a backend's models: windows change with restarts, which a probe also sees."""
 
+LEAST_DUE = 1.0
+"""Seconds after which a probe is late, where its backend's own pause is less, and its engine's last figures are old."""
+
 JITTER = 0.2
 """Share by which a pause is longer or shorter, so that many gateways do not ask in step."""
 
@@ -70,16 +73,16 @@ class Probes:
         self._fleet = fleet
         self._described = described
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._tasks: dict[Home, asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[Home, float], asyncio.Task[None]] = {}
 
     def follow(self) -> None:
-        """Probe the backends that are there now, and no others."""
-        present = self._fleet.present
-        for home in self._tasks.keys() - present:
-            self._tasks.pop(home).cancel()
-        for home in present:
-            if home not in self._tasks and home.backend.pause:
-                self._tasks[home] = clock.spawn(self._keep_probing(home), f"probe-{home.backend.name}")
+        """Probe the backends that are there now, each at its own pace, and no others."""
+        wanted = {(home, home.backend.pause): None for home in self._fleet.present if home.backend.pause}
+        for one in self._tasks.keys() - wanted:
+            self._tasks.pop(one).cancel()
+        for one in wanted:
+            if one not in self._tasks:
+                self._tasks[one] = clock.spawn(self._keep_probing(one[0]), f"probe-{one[0].backend.name}")
 
     def close(self) -> None:
         """Probe nothing any more."""
@@ -93,25 +96,34 @@ class Probes:
             now = clock.monotonic()
             due = described_at is None or now - described_at >= DESCRIBED_EVERY
             thorough = due or condition.failures > 0 or "loading" in condition.told.states.values()
+            late = asyncio.get_running_loop().call_later(max(pause, LEAST_DUE), self._unheard, home)
             try:
                 async with self._places:
+                    calls = self._fleet.calls(home)
                     finding = await probe(home, thorough=thorough)
                 described_at = now if finding.told is not None else described_at
-                self.found(home, finding)
-            except httpx.PoolTimeout:
-                pass  # calls hold every connection that we may have there, which says nothing against it
+                self.found(home, finding, calls)
+            except httpx.PoolTimeout:  # calls hold every connection that we may have there, which is not against it
+                self._unheard(home)
             except Exception:
                 log.exception("a probe broke; it is tried again", backend=home.backend.name)
+                self._unheard(home)
+            finally:
+                late.cancel()
             wait = min(pause, AGAIN) if condition.failures else pause
             await asyncio.sleep(wait * clock.dice.uniform(1 - JITTER, 1 + JITTER))
 
-    def found(self, home: Home, finding: Finding) -> None:
-        """Take in what a probe found, and draw its consequences."""
+    def _unheard(self, home: Home) -> None:
+        """Forget what an engine told of its load: by now it is another."""
+        self._fleet.measured(home, Load(), 0)
+
+    def found(self, home: Home, finding: Finding, calls: int = 0) -> None:
+        """Take in what a probe found, and draw its consequences; `calls`: the gateways' there when it began."""
         condition, before = home.condition, home.condition.down
         condition.probed = True
         condition.failures = 0 if finding.trouble is None else condition.failures + 1
         condition.down = down(finding.trouble, condition.failures)
-        condition.load = finding.load
+        self._fleet.measured(home, finding.load, calls)
         if condition.down is not None:
             condition.unreached()
             if condition.down != before:

@@ -71,13 +71,14 @@ class Answer(Protocol):
 def open_transport(backend: Backend) -> "PooledTransport | StockTransport":
     """Return the transport of a backend, of the kind that it asks for."""
     if backend.transport == "pooled":
-        return PooledTransport(trusting(backend.ca), backend.max_connections, backend.address)
+        return PooledTransport(trusting(backend.ca, backend.ca_digest), backend.max_connections, backend.address)
     # Idle connections without bound, so that httpx's pool never scans for a victim.
     limits = httpx.Limits(
         max_connections=backend.max_connections, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE
     )
     proxy = _proxy_to(httpx.URL(backend.base_url))
-    return StockTransport(backend.address, verify=trusting(backend.ca), limits=limits, retries=0, proxy=proxy)
+    verify = trusting(backend.ca, backend.ca_digest)
+    return StockTransport(backend.address, verify=verify, limits=limits, retries=0, proxy=proxy)
 
 
 def _proxy_to(url: httpx.URL) -> str | None:
@@ -153,6 +154,11 @@ class PooledTransport(httpx.AsyncBaseTransport):
         """How many connections are open or being opened."""
         return sum(pool.open for pool in self._pools.values())
 
+    @property
+    def busy(self) -> bool:
+        """Whether any connection carries a call, or is being opened for one."""
+        return any(pool.open > len(pool) for pool in self._pools.values())
+
     async def aclose(self) -> None:
         """Close every idle connection; one that carries a call closes with it."""
         for pool in self._pools.values():
@@ -212,6 +218,11 @@ class StockTransport(httpx.AsyncHTTPTransport):
     def __init__(self, address: str | None = None, **options: Any) -> None:  # noqa: ANN401 - httpx's own
         super().__init__(**options)
         self._address = address
+
+    @property
+    def busy(self) -> bool:
+        """Whether any call is under way, waits for a connection, or has an answer that was not read to its end."""
+        return bool(self._pool._requests)  # noqa: SLF001 - it has no door
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return its answer."""

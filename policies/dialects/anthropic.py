@@ -2,7 +2,7 @@
 
 Sources: docs.claude.com, api/overview (x-api-key, anthropic-version) and api/errors (413 beyond 32 MB). Its streams
 tell usage unasked. Newer models refuse a last message of the assistant's (build-with-claude/prefill), so it is asked in
-words to go on.
+words to go on. Its list is a page of the newest, without aliases (api/models-list).
 """
 
 from policies.dialects.dialect import Dialect, Priors
@@ -16,4 +16,5 @@ DIALECT = Dialect(
     headers=(("anthropic-version", "2023-06-01"),),
     max_body=32 << 20,
     stall=60.0,
+    any_name=True,
 )

@@ -62,7 +62,8 @@ class Dialect(Struct, frozen=True):
     `prefill`: how it goes on from given text (None: it is asked in words). `polls`: a path from the root of its host at
     which an answer of 202 is fetched, with its request id behind it. `waits`: the header that tells it for how many
     seconds its answer is waited for, and the most that it is told. `mistral_common`: it templates models of Mistral's
-    with their own tokenizer.
+    with their own tokenizer. `any_name`: it may serve models by names that its list lacks. `per_minute`: calls that it
+    takes of one account for one model (None: nobody has said).
     """
 
     kind: str
@@ -86,3 +87,5 @@ class Dialect(Struct, frozen=True):
     polls: str | None = None
     waits: tuple[str, int] | None = None
     mistral_common: bool = False
+    any_name: bool = False
+    per_minute: int | None = None

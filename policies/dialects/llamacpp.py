@@ -3,7 +3,7 @@
 Sources: the server itself (b11549), tools/server/server-chat.cpp. `reasoning_effort` goes to the chat template, where
 `none` turns thinking off (llama.cpp 26045). /tokenize calls the text `content` and answers anything else with no tokens
 at all, `messages` too. A last message of the assistant's is continued; a plain answer repeats it, a stream does not.
-Older ones tell the share of the KV cache in use.
+Older ones tell the share of the KV cache in use. One with a single model serves it by any name.
 """
 
 from policies.dialects.dialect import ALL_APIS, Dialect, Priors, Scrape
@@ -23,4 +23,5 @@ DIALECT = Dialect(
     ),
     describes=("/props",),
     prefill="implicit",
+    any_name=True,
 )

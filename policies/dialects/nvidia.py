@@ -2,7 +2,9 @@
 
 It answers 504 after 300 s unless NVCF-POLL-SECONDS says otherwise, takes 26,214,400 bytes (NVIDIA/nvcf,
 openai_director.go) and counts calls in fixed windows of a minute, refused ones too, without saying when the window ends
-(NVIDIA/nvcf, rate_limit/mod.rs): some calls lost to a window cost less than a minute lost to every call. It also maps
+(NVIDIA/nvcf, rate_limit/mod.rs): some calls lost to a window cost less than a minute lost to every call. They are 40
+for each model of a trial account, as its makers say in their forum (free-claude-code 319, 334); some models have fewer,
+and paid accounts more. It also maps
 /responses, but for models that are not listed apart, and a model without it answers like one that is gone; so that API
 is not asked of it.
 
@@ -24,4 +26,5 @@ DIALECT = Dialect(
     polls="/v2/nvcf/pexec/status/",
     waits=("nvcf-poll-seconds", 300),
     mistral_common=True,
+    per_minute=40,
 )

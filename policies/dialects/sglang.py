@@ -4,6 +4,7 @@ Sources: sglang/srt/entrypoints (openai/protocol.py, anthropic/serving.py, http_
 (`continue_final_message`). Its /health generates a token (http_server.py, health_generate), so its list of models is
 asked instead. It tells `sglang:` names with --enable-metrics; its router and Prometheus pass them on as `sglang_`
 (sglang 12970, inference-perf 600). `priority` orders the engine's own queue, which is no caller's to set.
+It answers to any model's name (sglang 4293, 31404), so one that its list lacks proves nothing.
 """
 
 from policies.dialects.dialect import ALL_APIS, Dialect, Priors, Scrape
@@ -21,4 +22,5 @@ DIALECT = Dialect(
         kv_use=("sglang:token_usage", "sglang_token_usage"),
     ),
     prefill="flags",
+    any_name=True,
 )

@@ -3,7 +3,8 @@
 Sources: transformers/cli/serving, chat_completion.py, completion.py, response.py and utils.py. What it keeps is what
 those read; what it takes beside that it ignores, or refuses in other versions, and `logit_bias` is a 500 where a weight
 is a whole number. /responses streams unless it is told not to. A last message of the assistant's begins a new answer
-(in older versions it was answered by 200 and `{}`). /health fails only when the batching worker is dead.
+(in older versions it was answered by 200 and `{}`). /health fails only when the batching worker is dead. Its list is
+of what has been downloaded; any other name is when it is asked for.
 """
 
 from policies.dialects.dialect import Dialect, Priors
@@ -35,4 +36,5 @@ DIALECT = Dialect(
         | {"reasoning", "text", "tool_choice", "top_logprobs", "truncation"},
     },
     health="/health",
+    any_name=True,
 )

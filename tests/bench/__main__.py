@@ -21,7 +21,7 @@ from rich.console import Console
 from tests.bench import report
 from tests.bench.scenarios import SCENARIOS, Bench, set_answer
 from tests.bench.sites import PEERS, REST, sites
-from tests.parts.gateway import free_port
+from tests.parts.ports import free_port
 
 NAMES = [scenario.name for scenario in SCENARIOS]
 OURS = "sluiceway"

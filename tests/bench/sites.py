@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import yaml
 
-from tests.parts.gateway import GatewayProcess, free_port, write_config
+from tests.parts.gateway import GatewayProcess, write_config
+from tests.parts.ports import free_port
 
 CORE, REST = 0, 1
 """The core of whatever is measured, and the one of everything else."""

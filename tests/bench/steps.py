@@ -35,20 +35,7 @@ from gateway.upstream.connection import Connection
 from gateway.upstream.fleet import Fleet
 from gateway.upstream.transport import open_transport
 from policies.dialects import DIALECTS
-from policies.domain import (
-    Bill,
-    Claim,
-    Deadlines,
-    Deployment,
-    Level,
-    Meter,
-    MeterKind,
-    Model,
-    Plan,
-    Price,
-    RoutingTerms,
-    Usage,
-)
+from policies.domain import Bill, Claim, Deadlines, Deployment, Level, Meter, MeterKind, Model, Plan, Price, Usage
 from policies.estimates import Estimates
 from policies.rejections import Reason, Rejection
 from policies.request import read
@@ -56,6 +43,7 @@ from policies.rewrite import rewrite
 from policies.routing import route
 from policies.subjects import Mapping
 from policies.taps import tap_of
+from policies.terms import RoutingTerms
 from policies.usage import usage_of
 from tests.bench.scenarios import chat
 from tests.bench.upstream import _PLAIN, event

@@ -16,7 +16,7 @@ from typing import ClassVar
 import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: ?(\d+)", re.IGNORECASE)
-_ANSWER = re.compile(rb"PUT /answer\?events=(\d+)&rate=(\d+) ")
+_ANSWER = re.compile(rb"PUT /answer\?events=(\d+)&rate=([\d.]+) ")
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 TICK = 0.002
@@ -89,8 +89,8 @@ class Upstream(asyncio.Protocol):
     """One connection."""
 
     answer: ClassVar[Answer] = Answer()
-    paced: ClassVar[list[list["Upstream"]]] = [[] for _ in range(512)]
-    """Streams by the tick at which their next event is due, as a wheel."""
+    paced: ClassVar[list[list["Upstream"]]] = [[] for _ in range(4096)]
+    """Streams by the tick at which their next event is due, as a wheel: 8 s around, which is the slowest pace."""
     now: ClassVar[int] = 0
 
     def connection_made(self, transport):
@@ -122,7 +122,7 @@ class Upstream(asyncio.Protocol):
             self.serve(self.answer)
         elif head.startswith(b"PUT"):
             events, rate = _ANSWER.match(head).groups()
-            self.answer.set(int(events), int(rate))
+            self.answer.set(int(events), float(rate))
             self.transport.write(_OK % (b"application/json", 2, b"{}"))
         else:
             body = _LIST if b"/models" in head[:40] else b"{}"

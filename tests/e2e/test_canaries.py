@@ -170,7 +170,8 @@ def settings(folder, store, provider, upstreams, receiver):
     }
     models = {
         f"{name}{'-claude' if backend == 'claude' else ''}": {
-            "deployments": [{"backend": backend, "model": name, "price": price}]
+            "deployments": [{"backend": backend, "model": name, "price": price}],
+            "routing": {"max_wait": 0},  # whoever was refused by a limit would wait for it
         }
         for name in BEHAVIOURS
         for backend in backends

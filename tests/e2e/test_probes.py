@@ -3,8 +3,8 @@
 import asyncio
 from contextlib import AsyncExitStack
 
-from tests.parts.gateway import free_port
 from tests.parts.llamacpp import LlamaServer
+from tests.parts.ports import free_port
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 

@@ -105,3 +105,6 @@ async def test_a_name_is_every_address_that_it_has(start, store):
 
         assert {answer.headers["x-sluiceway-backend"] for answer in answers} == {f"gpu@127.0.0.1:{server.port}"}
         assert server.calls[0].request.header("host") == f"localhost:{server.port}"
+        assert (await site.booked())[2] == 4
+        told = await site.process.admin("GET", "/usage", params={"organization": "acme", "by": "deployment"})
+        assert [(row["deployment"], row["calls"]) for row in told["rows"]] == [("gpu/scripted", 4)]

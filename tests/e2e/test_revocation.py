@@ -13,7 +13,7 @@ from gateway.identity.last_used import USED
 from gateway.identity.records import key_of
 from tests.fakes.identity_provider import IdentityProvider
 from tests.gateway.harness import eventually
-from tests.parts.gateway import GatewayProcess, write_config
+from tests.parts.gateway import STORE_DEADLINE, GatewayProcess, write_config
 from tests.parts.proxy import StoreProxy
 from tests.parts.scripted import ScriptedServer, Until, plain
 from tests.parts.stores import one
@@ -53,7 +53,8 @@ class Site:
 
 
 @pytest.fixture
-async def site(tmp_path):
+async def site(request, tmp_path):
+    """Give two gateways over one store; a parameter is the seconds that it may take."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(one(tmp_path / "store"))
         proxy = await stack.enter_async_context(StoreProxy(store.port))
@@ -69,7 +70,11 @@ async def site(tmp_path):
                     for name in ("m", "other")
                 },
                 "issuers": {"idp": issuer},
-                "store": {"url": url, "data_dir": str(tmp_path / name / "data")},
+                "store": {
+                    "url": url,
+                    "data_dir": str(tmp_path / name / "data"),
+                    "deadline": getattr(request, "param", 0.25),
+                },
             }
             (tmp_path / name).mkdir()
             process = GatewayProcess(write_config(tmp_path / name, settings))
@@ -234,6 +239,7 @@ async def update(gateway, key_id):
     return terms
 
 
+@pytest.mark.parametrize("site", [STORE_DEADLINE], indirect=True)
 async def test_an_update_under_a_thousand_calls_in_flight_is_never_lost(site):
     """They end as they would have; no gateway ever writes back what it knew of the records before."""
     first, second = site.gateways

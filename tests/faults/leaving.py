@@ -105,16 +105,18 @@ async def leave(gateway, key, phase):
     """Make one call and leave it in that phase; return the seconds until its upstream knows."""
     Upstream.phase, Upstream.last = phase, None
     reader, writer = await call(gateway, key)
-    if phase == "stream":
-        await reader.readuntil(b"xxxx")
-    async with asyncio.timeout(30):
-        while Upstream.last is None or (  # noqa: ASYNC110 - nobody is told when every buffer is full
-            phase == "blocked" and not _stuck(Upstream.last)
-        ):
-            await asyncio.sleep(0.002)
-    upstream = Upstream.last
-    left_at = time.monotonic()
-    writer.transport.abort()
+    try:
+        if phase == "stream":
+            await reader.readuntil(b"xxxx")
+        async with asyncio.timeout(30):
+            while Upstream.last is None or (  # noqa: ASYNC110 - nobody is told when every buffer is full
+                phase == "blocked" and not _stuck(Upstream.last)
+            ):
+                await asyncio.sleep(0.002)
+        upstream = Upstream.last
+        left_at = time.monotonic()
+    finally:
+        writer.transport.abort()
     return await asyncio.wait_for(upstream.gone, 30) - left_at
 
 

@@ -19,8 +19,9 @@ from policies import breaker
 from tests.faults import scripts
 from tests.faults.outcomes import PLENTY
 from tests.faults.theatre import Cast, Verdict, lawful, theatre
-from tests.parts.gateway import GatewayProcess, free_port, write_config
+from tests.parts.gateway import GatewayProcess, write_config
 from tests.parts.llamacpp import LlamaServer
+from tests.parts.ports import free_port
 from tests.parts.tiny_model import write_model
 
 SCALE = 1 / 20

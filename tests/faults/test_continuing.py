@@ -12,13 +12,15 @@ from gateway import server
 from gateway.config.settings import Backend, Organization, StoreSettings
 from gateway.store.embedded import embedded
 from policies.continuation import INSTRUCTION
-from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Model, Price
+from policies.terms import RoutingTerms
 from tests.faults import scripts
 from tests.faults.scripts import ALL, EVENTS, TEXT, WORDS
 from tests.faults.stage import Stage, ask, said
 from tests.faults.theatre import BOOKS, ORGANIZATION, Theatre
 from tests.gateway.harness import TEXT as ONLY_TEXT
 from tests.gateway.harness import new_key, settings
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.scripted import Bytes, Close, Hang, Pause, Reset, Status, Until, delta, event, usage
 
 pytestmark = pytest.mark.ci
@@ -100,7 +102,7 @@ async def theatre(folder, kind, scenes):
             "backends": tuple(Backend(name, kind, f"{stage.url}/v1", probe_every=0) for name, kind in places),
             "models": tuple(scene.model for scene in scenes),
             "plans": {"books": BOOKS},
-            "store": StoreSettings(url, folder / "data"),
+            "store": StoreSettings(url, folder / "data", deadline=STORE_DEADLINE),
             "organizations": {ORGANIZATION: Organization(BOOKS, {})},
         }
         running = await server.start(replace(settings(folder, {}), **terms))

@@ -17,10 +17,12 @@ from gateway.clock import monotonic
 from gateway.config.settings import Backend, Organization, StoreSettings
 from gateway.ledger import audit
 from gateway.store.embedded import embedded
-from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price
+from policies.terms import RoutingTerms
 from tests.faults.books import Books, calls
 from tests.faults.stage import Heard, Played, Said, Stage, ask, behind_strange_tls, said
 from tests.gateway.harness import TEXT, eventually, new_key, settings
+from tests.parts.gateway import STORE_DEADLINE
 
 ORGANIZATION = "acme"
 
@@ -122,6 +124,10 @@ class Call:
         return self.played[-1] if self.played else None
 
 
+LARGE = 1000
+"""Characters of a prompt that is meant to be about as long as a window."""
+
+
 class Theatre:
     """A running gateway, the stage behind it, and a key."""
 
@@ -136,6 +142,8 @@ class Theatre:
         """Make one call of a model; its caller says that it wants the answer `within` so many seconds."""
         headers = {} if within is None else {"x_request_timeout": f"{within:g}"}
         body = {"model": cast.name, "stream": stream, "messages": [{"role": "user", "content": prompt}]}
+        if len(prompt) > LARGE:  # with a longer answer expected it would be sent to a larger window at once
+            body["max_tokens"] = 8
         if stream:
             body["stream_options"] = {"include_usage": True}
         heard = await ask(self.running.url, self._key, id_, json.dumps(body).encode(), **headers)
@@ -233,11 +241,13 @@ async def theatre(folder, transport, casts):
         urls = {f"place-{place}-{lane}": stage.url for place in range(PLACES) for lane in range(LANES)}
         urls |= {"tls": tls, "dns": "http://nowhere.invalid", "name": f"http://{'a' * 64}.invalid"}
         urls["closed"] = "http://127.0.0.1:9"
-        backends = tuple(Backend(name, "openai", f"{url}/v1", transport=transport) for name, url in urls.items())
+        backends = tuple(
+            Backend(name, "openai", f"{url}/v1", transport=transport, told_hosted=False) for name, url in urls.items()
+        )
         models = tuple(model for cast in casts for model in cast.models)
         terms = {"backends": backends, "models": models, "plans": {"books": BOOKS}}
         terms |= {
-            "store": StoreSettings(url, folder / "data"),
+            "store": StoreSettings(url, folder / "data", deadline=STORE_DEADLINE),
             "organizations": {ORGANIZATION: Organization(BOOKS, {})},
         }
         running = await server.start(replace(settings(folder, {}), **terms))

@@ -23,7 +23,9 @@ from gateway.identity.key_making import blank, create_key
 from gateway.identity.records import Author
 from gateway.ledger import reports
 from gateway.ledger.reports import By
-from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Model, Price
+from policies.terms import RoutingTerms
+from tests.parts.gateway import STORE_DEADLINE
 
 TEXT = frozenset({"text"})
 ASK = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -44,7 +46,7 @@ def settings(folder, upstreams, kind="openai", **changes):
         listen=Listen("127.0.0.1", 0),
         operations=Listen("127.0.0.1", 0),
         admin_key="admin",
-        store=StoreSettings("embedded", folder / "data"),
+        store=StoreSettings("embedded", folder / "data", deadline=STORE_DEADLINE),
         limits=Limits(),
         backends=backends,
         models=(Model("m", ("alias",), deployments, (), terms, Deadlines(total)),),
@@ -93,6 +95,11 @@ class Harness:
 
     async def key(self, plan=None, organization="acme", **terms):
         return await new_key(self.gateway, organization, plan, **terms)
+
+    async def who(self):
+        """Return the principal whose key the client sends."""
+        credential = self.client.headers["authorization"].encode()
+        return await self.services.identities.identify([(b"authorization", credential)], "127.0.0.1")
 
     async def ask(self, api="chat/completions", key=None, **members):
         headers = {"authorization": f"Bearer {key}"} if key else {}

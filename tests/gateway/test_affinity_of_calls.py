@@ -5,14 +5,19 @@ from msgspec.structs import replace
 
 from policies.affinity import BLOCK
 from policies.domain import Price
+from policies.latency import Latency
 from tests.gateway.harness import running, settings
 
 WORDS = "the river and the garden and "
 
 
 @pytest.fixture
-async def gateway(tmp_path, first, second):
-    """Run a gateway over two backends that cost the same."""
+async def gateway(tmp_path, first, second, monkeypatch):
+    """Run a gateway over two backends that cost the same, and that prefill as fast as their kind is thought to.
+
+    What these prefill takes no time at all, of which a cache would spare nothing.
+    """
+    monkeypatch.setattr(Latency, "observe_first", lambda *_: None)
     (model,) = settings(tmp_path, {"a": first, "b": second}).models
     equal = replace(model, deployments=tuple(replace(one, price=Price(0, 0)) for one in model.deployments))
     async with running(tmp_path, {"a": first, "b": second}, models=(equal,), kind="vllm") as harness:
@@ -27,7 +32,7 @@ def turns(name, count):
 
 async def served_by(gateway, messages, **more):
     answer = await gateway.ask(messages=messages, **more)
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
     return answer.headers["x-sluiceway-backend"]
 
 
@@ -47,7 +52,7 @@ async def test_another_tenants_same_prompt_is_not_followed(gateway, monkeypatch)
     fleet = gateway.services.fleet
     seen = []
     take = type(fleet).snapshots
-    monkeypatch.setattr(type(fleet), "snapshots", lambda *given: seen.append(take(*given)) or seen[-1])
+    monkeypatch.setattr(type(fleet), "snapshots", lambda *given, **more: seen.append(take(*given, **more)) or seen[-1])
 
     await served_by(gateway, turns("a", 2))
     key = await gateway.key(organization="globex")

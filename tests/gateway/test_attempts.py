@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from gateway.config.settings import Telemetry
 from policies.breaker import State
-from policies.domain import RoutingTerms
+from policies.terms import RoutingTerms
 from tests.gateway.harness import ASK, eventually, running, settings
 from tests.parts.otlp import OtlpReceiver
 from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, Until, delta, event, sse, usage
@@ -223,6 +223,25 @@ async def test_load_is_given_back_whatever_ends_an_attempt(gateway, first, secon
 
     assert [(live.in_flight, live.queued_tokens) for live in gateway.services.fleet._live.values()] == [(0, 0)] * 2
     assert gateway.metric("sluiceway_in_flight", backend="a") == 0
+
+
+@pytest.mark.parametrize(
+    "step", ["telemetry.attempt_span", "ledger.follow", "metrics.in_flight", "fleet.reached", "budget"]
+)
+async def test_a_bug_before_an_attempt_takes_no_place_for_good(gateway, first, step, monkeypatch):
+    """Whichever step of a call raises between its place and its first byte."""
+    *path, name = step.split(".")
+    services = gateway.services
+    live = services.fleet.live(services.catalog.models[0].deployments[0])
+    monkeypatch.setattr(getattr(services, path[0]) if path else services, name, None)
+    answers = [await gateway.ask() for _ in range(2)]
+    monkeypatch.undo()
+
+    assert [answer.status_code for answer in answers] == [500] * 2
+    assert (live.in_flight, live.queued_tokens) == (0, 0)
+    assert gateway.metric("sluiceway_in_flight", backend="a") == 0
+    assert not first.requests
+    assert (await gateway.ask()).status_code == 200
 
 
 async def test_a_call_past_its_deadline_is_504(tmp_path, first):

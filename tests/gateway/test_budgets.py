@@ -3,9 +3,13 @@
 import asyncio
 import json
 
-from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+import pytest
+from msgspec.structs import replace
+
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price
+from policies.terms import RoutingTerms
 from tests.gateway.harness import TEXT, eventually, running
-from tests.parts.scripted import DONE, Bytes, Hang, Pause, Reset, Status, delta, event, plain, sse, usage
+from tests.parts.scripted import DONE, Bytes, Hang, Pause, Reset, Status, Until, delta, event, plain, sse, usage
 
 USD = 10**9
 EVENTS = {"content-type": "text/event-stream"}
@@ -52,6 +56,46 @@ async def test_a_spent_budget_without_a_free_replica_is_a_429(tmp_path, first):
     assert (refused.status_code, refused.headers["x-sluiceway-meter"]) == (429, "budget_per_day")
     assert 0 < int(refused.headers["retry-after"]) <= 25 * 3600
     assert len(first.requests) == 1
+
+
+@pytest.mark.parametrize("free", [True, False])
+async def test_a_call_that_waited_is_sent_only_where_what_it_costs_is_set_aside(tmp_path, first, second, free):
+    """It paid for the cheaper one and finds a place at the dearer one, which its budget has no room for.
+
+    So it waits on for what costs nothing, or is told.
+    """
+    gates = asyncio.Event(), asyncio.Event()
+    first.default = [Until(gates[0]), *plain()]
+    second.default = [Until(gates[1]), *plain(told=usage(1_000_000, 0))]
+    (model, _) = models(FREE)
+    dear = Deployment("b", "openai", "scripted", None, TEXT, HOSTED)
+    deployments = tuple(replace(one, max_in_flight=1) for one in (*model.deployments, dear))
+    model = replace(model, deployments=deployments, routing=RoutingTerms(policy="cheapest"))
+    budget = plans(MeterKind.BUDGET_PER_DAY, USD)
+    async with running(tmp_path, {"a": first, "b": second}, models=(model,), plans=budget) as gateway:
+        key, fleet = await gateway.key("plan"), gateway.services.fleet
+        calls = [asyncio.ensure_future(gateway.ask(key=key)) for _ in range(2)]
+        assert await eventually(lambda: (len(first.requests), len(second.requests)) == (1, 1))
+        calls.append(asyncio.ensure_future(gateway.ask(key=key)))
+        assert await eventually(lambda: gateway.services.room.waiting == 1)
+        if not free:
+            fleet.drain(frozenset({"a"}))
+        gates[1].set()
+        assert (await calls[1]).status_code == 200
+        if free:
+            assert await eventually(lambda: gateway.services.room.waiting == 1)
+        gates[0].set()
+        answers = await asyncio.gather(*calls)
+        (booked,) = await gateway.usage()
+        assert [fleet.live(one).in_flight for one in deployments] == [0, 0]
+        assert gateway.gateway.ledger.open_reservations == 0
+
+    last = answers[-1]
+    assert (last.status_code, last.headers.get("x-sluiceway-meter")) == (
+        (200, None) if free else (429, "budget_per_day")
+    )
+    assert (len(first.requests), len(second.requests)) == (2 if free else 1, 1)
+    assert booked.requests == (3 if free else 2)
 
 
 async def test_coding_agents_under_an_unspent_budget_are_admitted_several_at_once(tmp_path, first):

@@ -182,3 +182,19 @@ async def test_twice_as_many_silent_callers_as_there_is_room_lock_nobody_out_for
             while not await served():  # noqa: ASYNC110 - it asks, as a caller would
                 await asyncio.sleep(0.05)
         assert await eventually(lambda: len(it.house) <= 1)
+
+
+def test_other_bounds_hold_for_whoever_comes_and_nobody_is_thrown_out():
+    """Of those who came while one address might hold any number nobody knows how many it holds."""
+    house = Connections(3)
+    guests = [Guest() for _ in range(6)]
+    assert [house.enter(guest, "::1") is None for guest in guests[:3]] == [True] * 3
+    house.bound(2, None)
+    assert (len(house), house.enter(guests[3], "::1") is None) == (3, False)
+    house.bound(9, 1)
+    assert [house.enter(guest, "::1") is None for guest in guests[3:5]] == [True, False]
+    house.bound(9, 2)
+    assert house.enter(guests[5], "::1") is None
+    for guest in guests:
+        house.leave(guest)
+    assert len(house) == 0

@@ -5,9 +5,11 @@ import httpx
 import msgspec
 import pytest
 
+from gateway.config.settings import Shutdown
 from gateway.relay import BUFFERED
 from policies.continuation import INSTRUCTION
 from policies.domain import Deadlines
+from tests.gateway.books import Books
 from tests.gateway.harness import ASK, eventually, running
 from tests.parts.scripted import (
     Bytes,
@@ -129,6 +131,20 @@ async def test_what_was_still_held_at_a_seam_is_neither_read_nor_paid(tmp_path, 
         booked = await gateway.usage()
     assert (words, done) == ("".join(WORDS), True)
     assert [row.completion_tokens for row in booked] == [17]
+
+
+async def test_what_nobody_goes_on_with_is_booked_on_who_began(tmp_path, engines):
+    """By its backend, and which replica of it that was."""
+    first, second, _ = engines
+    first.enqueue(broken(WORDS[:5]))
+    second.enqueue(error(503))
+    async with running(tmp_path, {"gpu@10.0.0.1:8000": first, "gpu@10.0.0.2:8000": second}) as gateway:
+        continuing(gateway)
+        books = gateway.services.ledger = Books()
+        await read(gateway)
+
+    (bill,) = books.bills
+    assert (bill.deployment, bill.replica, bill.usage.completion_tokens) == ("gpu/scripted", "10.0.0.1:8000", 5)
 
 
 async def test_who_fails_before_a_word_is_passed_over(tmp_path, engines):
@@ -289,13 +305,12 @@ async def test_a_caller_is_kept_alive_while_nobody_goes_on_yet(tmp_path, engines
 
 @pytest.mark.parametrize("leaves", [True, False], ids=["the caller leaves", "the gateway stops"])
 @pytest.mark.parametrize("where", ["seam", "wait"])
-async def test_a_call_that_ends_at_a_seam_is_booked_as_seen(tmp_path, engines, where, leaves, monkeypatch):
+async def test_a_call_that_ends_at_a_seam_is_booked_as_seen(tmp_path, engines, where, leaves):
     """While another one is asked, or while the only one left is waited for; nothing stays open or taken."""
-    monkeypatch.setattr("gateway.server.GRACE", 1)
     first, second, _ = engines
     first.enqueue(broken(WORDS[:5]))
     second.enqueue([*sse(end=False), Hang()] if where == "seam" else error(429, retry_after="20"))
-    async with running(tmp_path, {"a": first, "b": second}) as gateway:
+    async with running(tmp_path, {"a": first, "b": second}, shutdown=Shutdown(grace=1)) as gateway:
         continuing(gateway)
         call = gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True})
         async with call as answer:

@@ -4,7 +4,7 @@ import httpx
 import openai
 import pytest
 
-from gateway.errors import error_body, error_event, error_headers, id_headers, retry_after
+from gateway.errors import error_body, error_event, error_headers, id_headers, refusal, retry_after
 from policies.domain import Meter, MeterKind, Standing
 from policies.rejections import Reason, Rejection
 
@@ -105,3 +105,15 @@ def test_an_error_has_the_shape_of_the_api_that_was_called():
 def test_an_api_that_is_not_there_is_not_asked_for_again():
     """Both SDKs would repeat a 501."""
     assert error_headers(Rejection(Reason.API_NOT_SUPPORTED, "no")) == [(b"x-should-retry", b"false")]
+
+
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_a_refusal_alone_is_a_whole_answer(api):
+    """Its id, when to come back, and a body of the length that its head says."""
+    no = Rejection(Reason.OVERLOADED, "full", retry_after_us=1_000_000)
+    headers, body = refusal(no, "req_1", api)
+
+    assert body == error_body(no, "req_1", api)
+    assert headers[: len(id_headers("req_1", api))] == id_headers("req_1", api)
+    assert set(headers) > set(error_headers(no))
+    assert dict(headers)[b"content-length"] == str(len(body)).encode()

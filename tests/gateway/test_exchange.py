@@ -1,13 +1,21 @@
 import asyncio
+import gc
 import json
 import os
 import signal
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
-from gateway.config.settings import Limits
+from gateway.attempts import Attempts
+from gateway.config.settings import Limits, Shutdown
+from gateway.exchange import Exchange
+from gateway.places import Held
+from gateway.placing import Placing
+from gateway.succession import Succession
 from policies.domain import Meter, MeterKind, Plan
+from policies.live import Ticket
 from policies.routing import route
 from tests.gateway.harness import ASK, eventually, running
 from tests.parts.scripted import Hang, Status, delta, event, sse, usage
@@ -198,11 +206,11 @@ async def test_a_bug_is_a_500_without_its_traceback(gateway, first, monkeypatch)
     assert gateway.services.intake.open_calls == 0
 
 
-async def test_streams_that_outlive_the_grace_are_told_so(tmp_path, first, monkeypatch):
+async def test_streams_that_outlive_the_grace_are_told_so(tmp_path, first):
     """In-band, and settled."""
-    monkeypatch.setattr("gateway.server.GRACE", 1)
     first.enqueue(LONG)
-    async with running(tmp_path, {"a": first}) as gateway, httpx.AsyncClient(timeout=20) as client:
+    soon = Shutdown(grace=1)
+    async with running(tmp_path, {"a": first}, shutdown=soon) as gateway, httpx.AsyncClient(timeout=20) as client:
         headers = {"authorization": f"Bearer {await gateway.key()}"}
         url = f"{gateway.running.url}/v1/chat/completions"
         async with client.stream("POST", url, json=ASK | {"stream": True}, headers=headers) as answer:
@@ -223,12 +231,11 @@ async def _store_pid(gateway):
     return info["process_id"] if isinstance(info, dict) else info.split(b"process_id:")[1].split()[0]
 
 
-async def test_a_caller_who_does_not_read_cannot_keep_the_books_open(tmp_path, first, monkeypatch):
+async def test_a_caller_who_does_not_read_cannot_keep_the_books_open(tmp_path, first):
     """Its call is settled when the grace is over, though nobody takes the last words."""
-    monkeypatch.setattr("gateway.server.GRACE", 1)
     part = event({"choices": [{"delta": {"content": "x" * 60_000}}]})
     first.enqueue([Status(200, {"content-type": "text/event-stream"}), *[part] * 800, Hang()])
-    async with running(tmp_path, {"a": first}) as gateway:
+    async with running(tmp_path, {"a": first}, shutdown=Shutdown(grace=1)) as gateway:
         host, port = gateway.running.url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port), limit=1024)
         body = json.dumps(ASK | {"stream": True}).encode()
@@ -303,14 +310,18 @@ async def test_a_caller_who_asks_is_told_the_route(gateway):
     first, second = asked.headers["x-sluiceway-route"].split(", ")
     assert first.startswith('"a/scripted";score=')
     assert second.startswith('"b/scripted";score=')
-    assert "x-sluiceway-route" not in (await gateway.ask()).headers
+    terms = asked.headers["x-sluiceway-terms"].split(", ")
+    assert terms[:2] == ["policy=balanced;by=default", "priority=normal;by=default"]
+    unasked = (await gateway.ask()).headers
+    assert "x-sluiceway-route" not in unasked
+    assert "x-sluiceway-terms" not in unasked
 
 
 async def test_a_callers_session_reaches_routing(gateway, monkeypatch):
     """By Mistral Vibe's header, or another usual one; another key's session of the same name is another."""
     seen = []
     monkeypatch.setattr(
-        "gateway.exchange.route", lambda request, *rest, **more: seen.append(request) or route(request, *rest, **more)
+        "gateway.planning.route", lambda request, *rest, **more: seen.append(request) or route(request, *rest, **more)
     )
 
     for headers in ({"x-affinity": "s"}, {"x-session-id": "s"}, {"x-affinity": "s" * 500}, {}):
@@ -324,3 +335,36 @@ async def test_a_callers_session_reaches_routing(gateway, monkeypatch):
     assert member.endswith('/"s"')
     assert len(long) < 200
     assert none == ""
+
+
+async def test_a_call_leaves_no_rings(gateway):
+    """What is over is freed at once: else the collector finds it all together, and every call waits for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        for stream in (False, True) * 5:
+            assert (await gateway.ask(stream=stream)).status_code == 200
+        assert (await gateway.ask(model="none")).status_code == 404
+        parts = Exchange, Placing, Attempts, Succession, Held, Ticket
+        assert await eventually(lambda: not [one for one in gc.get_objects() if isinstance(one, parts)])
+    finally:
+        gc.enable()
+
+
+async def test_an_answer_tells_the_file_that_its_call_was_planned_with_though_its_body_came_slowly(gateway):
+    """Its model may exist in that one alone; whoever looks there must find what held."""
+    sent, before = asyncio.Event(), gateway.gateway.settings
+    (model,) = before.models
+
+    async def body():
+        yield b'{"model": "n", "messages": [{"role": "user", '
+        await sent.wait()
+        yield b'"content": "hi"}]}'
+
+    call = asyncio.ensure_future(gateway.client.post("/v1/chat/completions", content=body()))
+    await eventually(lambda: gateway.services.intake.buffered)
+    await gateway.gateway.take(replace(before, models=(replace(model, name="n"),), digest="ba9876543210"))
+    sent.set()
+    answer = await call
+
+    assert (answer.status_code, answer.headers["x-sluiceway-config"]) == (200, "ba9876543210")

@@ -70,3 +70,26 @@ async def test_a_record_that_nobody_can_read_hides_no_other(followed, store):
     await registry.put(DrainRecord(backend="a"), ANN, action="drain", expected=None)
 
     assert await eventually(lambda: told[-1] == ["a"])
+
+
+async def test_they_are_read_by_another_door_while_their_own_is_held(store):
+    """And followed by their own, once."""
+    over, told = store.another(), []
+    await Registry(over).put(DrainRecord(backend="a"), ANN, action="drain", expected=0)
+    store.hold("not yet")
+    feed = Feed(over)
+    following = Following(Registry(store), feed, DrainRecord, lambda drains: told.append([d.backend for d in drains]))
+    try:
+        for _ in range(2):
+            await following.start(Registry(over))
+        assert told == [["a"]] * 2
+        assert [task.get_name() for task in asyncio.all_tasks()].count("follow every drain") == 1
+        store.free()
+        await feed.start()
+        await Registry(over).put(DrainRecord(backend="b"), ANN, action="drain", expected=0)
+
+        assert await eventually(lambda: told[-1] == ["a", "b"])
+    finally:
+        following.close()
+        await feed.close()
+        await over.close()

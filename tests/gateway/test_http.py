@@ -1,11 +1,11 @@
 import httpx
 import pytest
 
-from gateway.http import Undelivered, cold_client, download
+from gateway.http import Undelivered, Unreached, cold_client, download, pass_on
 from gateway.tls import server_context
 from tests.fakes.identity_provider import IdentityProvider
 from tests.parts.certificates import self_signed
-from tests.parts.scripted import Hang, ScriptedServer
+from tests.parts.scripted import Hang, Raw, Reset, ScriptedServer, Status
 
 PLACE = "/x"
 
@@ -76,3 +76,54 @@ async def test_only_the_authority_that_was_named_is_trusted(tmp_path):
             await fetch(server)
         with pytest.raises(Undelivered, match="FileNotFoundError"):
             await fetch(server, ca=tmp_path / "gone.pem")
+
+
+async def test_other_authorities_in_the_same_file_are_trusted_in_the_place_of_those_before(tmp_path):
+    """Whoever rotates them writes the new ones where the old ones were; their digest tells them apart."""
+    (tmp_path / "new").mkdir()
+    certificate, _ = self_signed(tmp_path)
+    later, its_key = self_signed(tmp_path / "new")
+    async with IdentityProvider(tls=server_context(later, its_key)) as server:
+        server.instead[PLACE] = (200, b"fine")
+        url = server.url + PLACE
+        for digest in ("one", "one"):
+            with pytest.raises(Undelivered, match="CERTIFICATE_VERIFY_FAILED"):
+                await download(url, within=5.0, longest=100, ca=certificate, ca_digest=digest)
+            certificate.write_bytes(later.read_bytes())
+
+        assert await download(url, within=5.0, longest=100, ca=certificate, ca_digest="two") == b"fine"
+
+
+async def test_what_is_passed_on_comes_as_it_went_and_so_does_its_answer():
+    """Nothing is added that its sender did not say, and nothing decoded."""
+    async with ScriptedServer() as server:
+        server.enqueue([Status(418, {"X-Tea": "green", "content-encoding": "gzip", "content-length": "2"}), Raw(b"ok")])
+        headers = [(b"accept", b"a"), (b"accept", b"b"), (b"host", b"elsewhere")]
+        answer = await pass_on("PATCH", f"{server.url}/x?y=%20", headers, b"{}", within=5, longest=9)
+        (received,) = server.requests
+
+    assert (answer.status, answer.body) == (418, b"ok")
+    assert (b"x-tea", b"green") in answer.headers
+    assert (received.method, received.path, received.body) == ("PATCH", "/x?y=%20", b"{}")
+    assert sorted(received.headers) == [
+        ("accept", "a"),
+        ("accept", "b"),
+        ("content-length", "2"),
+        ("host", "elsewhere"),
+    ]
+
+
+async def test_who_passes_on_learns_whether_it_got_there():
+    """Only what did not may be passed on to another."""
+    async with ScriptedServer() as server:
+        server.enqueue([Reset()], [Hang()])
+        with pytest.raises(Undelivered, match="Error") as broken:
+            await pass_on("POST", server.url, within=5, longest=9)
+        with pytest.raises(Undelivered, match="did not answer within") as late:
+            await pass_on("POST", server.url, within=0.1, longest=9)
+        with pytest.raises(Undelivered, match="more than 9 bytes"):
+            await pass_on("GET", f"{server.url}/v1/models", within=5, longest=9)
+    with pytest.raises(Unreached):
+        await pass_on("POST", server.url, within=5, longest=9)
+
+    assert Unreached not in (type(broken.value), type(late.value))

@@ -8,6 +8,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from gateway.config.settings import Shutdown
 from policies.domain import Deadlines, Meter, MeterKind, Plan
 from tests.gateway.harness import ASK, eventually, running, settings
 from tests.parts.scripted import Bytes, Hang, Pause, Reset, Status, delta, sse, usage
@@ -25,10 +26,10 @@ async def kept(tmp_path, first, second):
         yield gateway
 
 
-def running_with(folder, upstreams, **deadlines):
+def running_with(folder, upstreams, shutdown=None, **deadlines):
     (model,) = settings(folder, upstreams).models
     kept = msgspec.structs.replace(model, deadlines=Deadlines(**{"keep_alive": EVERY} | deadlines))
-    return running(folder, upstreams, models=(kept,))
+    return running(folder, upstreams, models=(kept,), shutdown=shutdown or Shutdown())
 
 
 def parts(text):
@@ -187,11 +188,10 @@ async def test_a_caller_who_leaves_while_kept_alive_closes_the_upstream(kept, fi
     assert (total.prompt_tokens > 0, total.completion_tokens) == (True, 0)
 
 
-async def test_the_gateways_stop_is_told_in_band(tmp_path, first, monkeypatch):
+async def test_the_gateways_stop_is_told_in_band(tmp_path, first):
     """To a caller who has only seen comments."""
-    monkeypatch.setattr("gateway.server.GRACE", 1)
     first.enqueue([Hang()])
-    async with running_with(tmp_path, {"a": first}) as gateway:
+    async with running_with(tmp_path, {"a": first}, Shutdown(grace=1)) as gateway:
         asked = asyncio.ensure_future(gateway.ask(stream=True))
         await eventually(lambda: first.requests)
         await asyncio.sleep(3 * EVERY)

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import errno
+import json
 import socket
 import ssl
 from functools import partial
@@ -285,8 +286,75 @@ def test_a_stop_waits_for_no_farewell(play, pair):
     play(scene, pair=pair, grace=60)
 
 
-def test_a_stop_ends_handshakes_under_way(play, pair):
-    """Nobody is waiting for them to end."""
+def test_a_stop_serves_those_who_have_connected_already(play, terms, monkeypatch):
+    """The kernel has let them in in our name: if the listener were closed over them they would be reset."""
+    monkeypatch.setattr(wire, "FIRST_WORD", 10.0)
+
+    async def ask(late, trust):
+        late.setblocking(False)
+        name = None if trust is None else "localhost"
+        reader, writer = await asyncio.open_connection(sock=late, ssl=trust, server_hostname=name)
+        writer.write(GET)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def scene(it, caller):
+        caller.writer.transport.abort()
+        late = [socket.create_connection(("127.0.0.1", it.port)) for _ in range(listener.AT_ONCE + 1)]
+        asking = [asyncio.ensure_future(ask(one, it.trust)) for one in late]
+        await it.server.shutdown([it.bound])  # without a turn of the loop, in which they would be accepted
+        for answer in await asyncio.gather(*asking):
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in answer
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", it.port))
+
+    play(scene, grace=20, **terms)
+
+
+def test_a_stop_reads_what_has_come_before_it_closes(play, monkeypatch):
+    """A request that lies in the kernel was sent in time, however long its connection was idle before."""
+    monkeypatch.setattr(wire, "LAST_CALL", 0.1)
+
+    async def scene(it, caller):
+        with socket.create_connection(("127.0.0.1", it.port)) as idle:
+            for _ in range(2):
+                idle.sendall(GET)
+                if it.app.seen:
+                    await it.server.shutdown([it.bound])
+                assert b"200 OK" in await asyncio.to_thread(idle.recv, 65536)
+                await asyncio.sleep(0.3)
+            assert await asyncio.to_thread(idle.recv, 65536) == b""
+        assert len(it.app.seen) == 2
+
+    play(scene, grace=20)
+
+
+@pytest.mark.parametrize("stop", ["part", "shutdown"])
+def test_a_connection_is_not_closed_behind_an_answer_whose_head_did_not_say_so(play, terms, monkeypatch, stop):
+    """Its caller may send the next request in the same moment; that one's answer says so."""
+    monkeypatch.setattr(wire, "LAST_CALL", 5.0)
+
+    async def scene(it, caller):
+        await caller.send(b"GET /big HTTP/1.1\r\n\r\n")
+        head = await caller.reader.readuntil(b"\r\n\r\n")
+        if stop == "part":
+            it.server.part()
+        else:
+            it.server.should_exit = True
+            assert await eventually(lambda: it.house.parting)
+        assert b"connection" not in head
+        assert len(await caller.reader.readexactly(BIG)) == BIG
+        await caller.send(GET)
+        assert b"\r\nconnection: close\r\n" in await caller.reader.readuntil(b"\r\n\r\n")
+        assert await caller.is_closed() == b""
+
+    play(scene, grace=20, **terms)
+
+
+def test_a_stop_ends_handshakes_that_do_not_end(play, pair):
+    """Whoever has connected gets a moment to say what he wants, and no more."""
 
     async def scene(it, caller):
         async with stranger(it) as (reader, _):
@@ -335,6 +403,108 @@ def test_a_cut_tells_open_calls_and_ends_every_connection(play, terms, monkeypat
 
     play(scene, grace=60, **terms)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+STREAM = b"GET /stream HTTP/1.1\r\n\r\n"
+
+
+def test_behind_a_stream_that_was_cut_its_connection_is_closed(play, terms):
+    """Its head did not say so, but whoever sent the next call there would wait for an answer that nobody gives."""
+
+    async def scene(it, caller):
+        await caller.send(STREAM)
+        await caller.reader.readuntil(b"begun\r\n")
+        await caller.send(STREAM)  # it waits behind the first
+        it.server.should_exit = True
+        assert (await caller.is_closed()).endswith(b"ended\r\n0\r\n\r\n")
+        assert it.requests == [("GET", "/stream")]
+
+    play(scene, grace=0.1, **terms)
+
+
+def test_whoever_had_connected_and_asks_after_the_cut_is_told_so_at_once(play, terms):
+    """And does not begin what would be severed a moment later."""
+
+    async def scene(it, caller):
+        it.server.should_exit = True
+        assert await eventually(lambda: it.house.over)
+        await caller.send(STREAM)
+        head = await caller.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nconnection: close\r\n" in head
+        assert b'"code":"overloaded"' in await caller.is_closed()
+        assert it.requests == []
+
+    play(scene, grace=0, **terms)
+
+
+def test_whoever_comes_after_a_cut_before_the_door_is_closed_is_told_so_too(play, terms):
+    """A second signal in the pause of a stop: the door closes a moment later. Likewise who came in that very moment."""
+
+    async def scene(it, caller):
+        await caller.send(STREAM)
+        await caller.reader.readuntil(b"begun\r\n")
+        async with it.caller() as late:
+            it.server.cut()
+            await late.send(STREAM)
+            status, body = await late.answer()
+            assert (status, await late.is_closed()) == (503, b"")
+            assert b'"code":"overloaded"' in body
+        assert (await caller.is_closed()).endswith(b"0\r\n\r\n")
+        assert len(it.requests) == 1
+
+    play(scene, grace=60, **terms)
+
+
+def test_a_call_that_is_cut_before_it_has_run_at_all_is_told_so(play):
+    """It came in the same moment."""
+
+    async def scene(it, caller):
+        began = it.server.config.http._start_asgi_task
+
+        def cut_at_once(self, *cycle_and_app):
+            began(self, *cycle_and_app)
+            it.server.cut()
+
+        it.server.config.http._start_asgi_task, before = cut_at_once, began
+        try:
+            await caller.send(GET)
+            assert (await caller.answer())[0] == 503
+        finally:
+            it.server.config.http._start_asgi_task = before
+
+    play(scene, grace=60)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("path", "header", "kind"),
+    [
+        ("/v1/messages", "x: y", "overloaded_error"),
+        ("/v1/models", "anthropic-version: 2023-06-01", "overloaded_error"),
+        ("/v1/chat/completions", "x: y", "server_error"),
+        ("/v1/models", "x: y", "server_error"),
+    ],
+)
+def test_a_stop_is_told_in_the_shape_of_the_api_that_was_asked(play, path, header, kind, late):
+    """To a call that is cut, and to one that comes after the cut; with the ids that its clients tell."""
+
+    async def scene(it, caller):
+        it.app.held.add(path)
+        if late:
+            it.house.over = True
+        await caller.send(f"GET {path} HTTP/1.1\r\nconnection: close\r\n{header}\r\n\r\n".encode())
+        if not late:
+            assert await eventually(lambda: it.app.seen)
+            it.server.cut()
+        head, _, body = (await caller.is_closed()).partition(b"\r\n\r\n")
+        told = json.loads(body)
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert told["error"]["type"] == kind
+        assert told["request_id"].encode() in head
+        assert (b"\r\nrequest-id: " in head) is (told.get("type") == "error") is (kind == "overloaded_error")
+
+    play(scene)
 
 
 def test_a_cut_before_a_stop_leaves_it_no_grace(play, terms, monkeypatch):

@@ -10,8 +10,9 @@ import pytest
 from gateway.config.settings import Telemetry
 from gateway.store.door import StoreDown
 from policies.claims import cost
-from policies.domain import Deadlines, Deployment, MeterKind, Model, Price, RoutingTerms, Usage
+from policies.domain import Deadlines, Deployment, MeterKind, Model, Price, Usage
 from policies.rejections import Reason
+from policies.terms import RoutingTerms
 from tests.gateway.books import Books, refused
 from tests.gateway.harness import ASK, TEXT, eventually, running
 from tests.parts.otlp import OtlpReceiver
@@ -96,6 +97,18 @@ async def test_a_failed_attempt_is_wasted_and_the_one_that_served_is_paid(paid, 
     assert bill.money == 10 * 1000 + 1 * 2000
     assert bill.wasted == Usage(claim.input_tokens, 0, estimated=True)
     assert bill.wasted_money == claim.input_tokens
+
+
+async def test_a_replicas_bill_names_its_backend_and_apart_from_it_which_one_served(tmp_path, first, second):
+    """What all replicas have used is one sum, and they are as many as discovery finds."""
+    first.enqueue([Reset()])
+    prices = {"gpu@10.0.0.1:8000": FREE, "gpu@10.0.0.2:8000": CHEAP}
+    async with over(tmp_path, dict(zip(prices, (first, second), strict=True)), prices) as gateway:
+        answer = await gateway.ask()
+
+    assert answer.headers["x-sluiceway-backend"] == "gpu@10.0.0.2:8000"
+    (bill,) = gateway.books.bills
+    assert (bill.deployment, bill.replica, bill.outcome) == ("gpu/scripted", "10.0.0.2:8000", "ok")
 
 
 async def test_a_failed_attempt_that_told_its_usage_wasted_that(paid, first):

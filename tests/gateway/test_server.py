@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from gateway import server
-from gateway.config.settings import STANDARD, Limits, Listen, StoreSettings, Tls
+from gateway.config.settings import STANDARD, Limits, Listen, Shutdown, StoreSettings, Tls
 from gateway.store.door import StoreDown
 from tests.gateway.harness import ASK, eventually, new_key, running, settings
 from tests.parts.scripted import Bytes, Hang, Pause, sse
@@ -116,13 +116,6 @@ async def test_a_gateway_whose_store_is_away_is_not_ready_where_no_plan_says_loc
         assert "cannot be reached" in await gateway.running.ready()
 
 
-async def test_a_store_that_became_unfit_is_why_a_gateway_is_not_ready(gateway):
-    """In the words of what is wrong."""
-    gateway.gateway.upkeep.unfit = "it forgets what it was told"
-
-    assert await gateway.running.ready() == "it forgets what it was told"
-
-
 def test_an_admin_key_that_was_never_written_is_made_anew(tmp_path):
     """A full disk or a crash may leave an empty file."""
     data_dir = tmp_path / "data"
@@ -190,13 +183,11 @@ async def test_connections_are_counted_and_so_is_who_was_refused(tmp_path, first
         assert (await call).status_code == 200
 
 
-async def test_after_the_grace_half_sent_bodies_and_readers_of_nothing_are_ended_and_settled(
-    tmp_path, first, monkeypatch, caplog
-):
+async def test_after_the_grace_half_sent_bodies_and_readers_of_nothing_are_ended_and_settled(tmp_path, first, caplog):
     """The first is told why; the second listens to nobody."""
-    monkeypatch.setattr(server, "GRACE", 1)
     first.enqueue([*sse("one", end=False), *[Bytes(b"data: {}\n\n" + b": " + b"x" * 100_000 + b"\n\n")] * 300, Hang()])
-    async with running(tmp_path, {"a": first}) as gateway, contextlib.AsyncExitStack() as stack:
+    soon = Shutdown(grace=1)
+    async with running(tmp_path, {"a": first}, shutdown=soon) as gateway, contextlib.AsyncExitStack() as stack:
         key, port = await gateway.key(), int(gateway.running.url.rsplit(":", 1)[1])
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
         body = httpx.Request("POST", "http://x", json=ASK | {"stream": True}).content
@@ -214,3 +205,35 @@ async def test_after_the_grace_half_sent_bodies_and_readers_of_nothing_are_ended
         assert gateway.gateway.ledger.open_reservations == 0
         assert gateway.services.intake.open_calls == 0
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_before_a_stop_calls_are_still_taken_for_a_pause(tmp_path, first):
+    """Not ready at once; each caller is asked to come back elsewhere; a stream from before goes on to its end."""
+    first.enqueue([Pause(1.5), *sse("one")])
+    async with (
+        running(tmp_path, {"a": first}, shutdown=Shutdown(pause=1.0)) as gateway,
+        httpx.AsyncClient(base_url=gateway.running.operations_url) as operator,
+    ):
+        stream = asyncio.ensure_future(gateway.ask(stream=True))
+        await eventually(lambda: first.calls)
+        assert (await gateway.ask()).headers.get("connection") is None
+        stop = asyncio.ensure_future(gateway.running.stop())
+        await asyncio.sleep(0)
+        ready = await operator.get("/readyz")
+        during = await gateway.ask()
+        assert not stop.done()
+        assert (ready.status_code, ready.text) == (503, "stopping")
+        assert (during.status_code, during.headers["connection"]) == (200, "close")
+        assert (await stream).text.endswith("data: [DONE]\n\n")
+        await stop
+        with pytest.raises(httpx.ConnectError):
+            await gateway.ask()
+
+
+async def test_whoever_cuts_a_stop_short_waits_for_no_pause(tmp_path, first):
+    """The second signal is for people who do not want to wait."""
+    async with running(tmp_path, {"a": first}, shutdown=Shutdown(pause=60, grace=60)) as gateway:
+        stop = asyncio.ensure_future(gateway.running.stop())
+        await asyncio.sleep(0.1)
+        gateway.running.cut()
+        await asyncio.wait_for(stop, 20)

@@ -38,6 +38,7 @@ async def test_a_call_is_a_server_span_with_a_client_span_an_attempt(tmp_path, f
     assert attempts[1].attributes["gen_ai.provider.name"] == "openai"
     assert attempts[1].attributes["server.port"] == second.port
     assert server.attributes["client.address"] == "127.0.0.1"
+    assert server.attributes["sluiceway.terms"][0] == "policy=balanced;by=default"
     assert server.resource["service.name"] == "sluiceway"
     assert not any(
         "hi" in str(span.attributes.values()) and "secret" in str(span.attributes) for span in receiver.spans

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from gateway import clock
 from gateway.identity import keys
 from gateway.identity.records import Author, DrainRecord, KeyRecord, OrganizationRecord
-from policies.domain import Deadlines, Deployment, Model, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Model, Price
+from policies.terms import RoutingTerms
 from tests.gateway.harness import ASK, TEXT, eventually, running
 from tests.parts.scripted import Hang, Pause, Status, delta, sse
 

@@ -5,13 +5,16 @@ import sys
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import structlog
 
-from gateway import clock, wire
-from gateway.tls import CertificateError, server_context, unread
+from gateway import clock, files, wire
+from gateway.tls import CertificateError, Renewal, server_context, unheard, unread
 from tests.gateway.harness import eventually
 from tests.parts.certificates import self_signed
+from tests.parts.hung import hanging
 
 
 def fault(cert, key):
@@ -72,6 +75,92 @@ def test_a_damaged_file_is_the_one_told(tmp_path, broken, setting):
     assert fault(*pair)[0] == setting
 
 
+async def test_a_renewed_pair_is_used_and_a_useless_one_is_told_and_is_not(tmp_path):
+    """Whoever asks for it has it by then."""
+    used = []
+    renewal, mine = Renewal(used.append), self_signed(tmp_path)
+    with structlog.testing.capture_logs() as told:
+        await renewal.renew(*mine)
+        mine[1].unlink()
+        await renewal.renew(*mine)
+
+    assert [context.minimum_version for context in used] == [ssl.TLSVersion.TLSv1_2]
+    assert [entry["event"] for entry in told] == ["certificate renewed", "the certificate in force stays"]
+    assert told[1]["why"].startswith(f"{mine[1]} cannot be read: No such file")
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["cert", "key"])
+async def test_a_pair_that_does_not_answer_holds_up_nobody_and_is_used_when_it_does(tmp_path, which, monkeypatch):
+    """Whoever asks for it waits a moment and goes on."""
+    monkeypatch.setattr(files, "LATE", 0.5)
+    used = []
+    renewal, mine = Renewal(used.append), self_signed(tmp_path)
+    content = mine[which].read_bytes()
+    with structlog.testing.capture_logs() as told, hanging(mine[which]) as hung:
+        async with asyncio.timeout(10):
+            await renewal.renew(*mine)
+        await eventually(lambda: renewal.late)
+        (late,) = renewal.late
+        assert (used, late.filename) == ([], str(mine[which]))
+        assert [entry["meanwhile"] for entry in told] == ["the certificate in force"]
+        hung.answer(content)
+        await eventually(lambda: used)
+
+    assert renewal.late == []
+    assert [entry["event"] for entry in told][1:] == ["a file has answered", "certificate renewed"]
+
+
+async def test_a_pair_that_answers_after_another_one_was_asked_for_is_not_used(tmp_path, monkeypatch):
+    """Whoever moved it away from a dead mount has the new one at once, and keeps it."""
+    monkeypatch.setattr(files, "LATE", 0.5)
+    used = []
+    renewal, old, new = Renewal(used.append), self_signed(tmp_path / "old"), self_signed(tmp_path / "new")
+    content = old[0].read_bytes()
+    with structlog.testing.capture_logs() as told, hanging(old[0]) as hung:
+        await renewal.renew(*old)
+        await renewal.renew(*new)
+        assert (len(used), renewal.late) == (1, [])
+        hung.answer(content)
+        await eventually(lambda: told[-1]["event"] == "a file has answered")
+        await asyncio.sleep(0.1)
+
+    assert len(used) == 1
+
+
+async def test_a_pair_that_hangs_is_read_once_more_however_often_that_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LATE", 0.1)
+    used = []
+    renewal, mine = Renewal(used.append), self_signed(tmp_path)
+    content = mine[0].read_bytes()
+    with hanging(mine[0]) as hung:
+        await renewal.renew(*mine)
+        tasks = len(asyncio.all_tasks())
+        await asyncio.gather(*(renewal.renew(*mine) for _ in range(100)))
+        assert len(asyncio.all_tasks()) == tasks + 1
+        hung.answer(content)
+        assert await eventually(lambda: len(used) == 2)
+        await asyncio.sleep(0.1)
+
+    assert len(used) == 2
+
+
+async def test_a_key_that_was_moved_away_from_a_dead_mount_is_used_with_the_certificate_that_was_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "LATE", 0.5)
+    used = []
+    renewal, (cert, key) = Renewal(used.append), self_signed(tmp_path)
+    moved = tmp_path / "moved.pem"
+    moved.write_bytes(key.read_bytes())
+    with hanging(key):
+        await renewal.renew(cert, key)
+        await renewal.renew(cert, moved)
+        assert await eventually(lambda: used)
+        assert renewal.late == []
+
+    assert len(used) == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what TLS hides")
 def test_a_look_that_comes_late_cuts_off_nobody(play, pair, monkeypatch):
     """The loop was held up while the caller took all that the network held: the end is still here, and TLS hides it."""
@@ -108,7 +197,17 @@ def test_a_look_that_comes_late_cuts_off_nobody(play, pair, monkeypatch):
             sent += 16_384
             await asyncio.sleep(0.002)
         monkeypatch.setattr(wire, "unread", late)
-        ours.shutdown()
+        ours.evict()
         assert await taken == sent
 
     play(scene, pair=pair)
+
+
+def test_what_has_come_and_nobody_has_read_is_told():
+    """A request that lies in the kernel must not be closed over."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        transport = SimpleNamespace(get_extra_info={"socket": ours}.get)
+        assert unheard(transport) == 0
+        theirs.sendall(b"hello")
+        assert unheard(transport) == 5

@@ -8,6 +8,7 @@ from gateway import upkeep as module
 from gateway.store.door import Store, StoreDown
 from gateway.store.preconditions import UnfitStore
 from gateway.upkeep import Upkeep
+from tests.parts.proxy import StoreProxy
 from tests.parts.stores import one, until
 
 
@@ -113,6 +114,19 @@ async def test_old_records_of_every_organization_go(server, keep):
         assert await redis.xlen("sw:{other}:records") == 300
 
 
+async def test_old_lines_of_the_audit_and_uses_of_keys_that_are_gone_go(server, keep):
+    async with Redis(port=server.port) as redis:
+        for number in (1, 2):
+            await redis.xadd("sw:{~id}:audit", {"at": number}, id=f"{number}-0")
+        await redis.hset("sw:{~id}:used", "0123456789ab", 1)
+        await keep().start()
+
+        async def they_are_gone():
+            return await redis.xlen("sw:{~id}:audit") == 1 and not await redis.exists("sw:{~id}:used")
+
+        await until(they_are_gone)
+
+
 async def test_a_store_that_is_away_and_an_error_end_no_rounds(server, keep, monkeypatch):
     upkeep = keep()
     await upkeep.start()
@@ -156,3 +170,143 @@ async def test_a_close_ends_the_rounds(keep, monkeypatch):
     await asyncio.sleep(0.1)
     assert rounds == []
     keep().close()  # one that was never started
+
+
+async def test_a_start_that_is_repeated_looks_again_and_begins_no_second_rounds(server, keep):
+    """By another door, as long as its own is not open."""
+    upkeep = keep("acme", every=60.0)
+    upkeep.store.hold("not yet")
+    over = upkeep.store.another()
+    try:
+        await upkeep.start(over)
+        (rounds,) = (task for task in asyncio.all_tasks() if task.get_name() == "upkeep")
+        await server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        with pytest.raises(UnfitStore):
+            await upkeep.start(over)
+
+        assert [task for task in asyncio.all_tasks() if task.get_name() == "upkeep"] == [rounds]
+    finally:
+        await over.close()
+
+
+async def down(upkeep):
+    return upkeep.store.down is not None
+
+
+async def test_a_store_that_may_forget_at_any_moment_is_away_until_it_is_mended(server, keep):
+    """Only by what could not be forgotten yet it is used on; whoever waits for its return is called then."""
+    upkeep, returns = keep(), []
+    upkeep.store.on_return(lambda: returns.append(upkeep.unfit))
+    await upkeep.start()
+    with capture_logs() as logs:
+        await server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+
+        async def it_is_unfit():
+            return upkeep.unfit is not None
+
+        await until(it_is_unfit)
+        assert upkeep.harmless
+        assert await upkeep.store.send(["PING"])
+
+        await server.ask("CONFIG", "SET", "maxmemory", "1gb")
+        await until(lambda: down(upkeep))
+        assert not upkeep.harmless
+        with pytest.raises(StoreDown, match="has maxmemory-policy allkeys-lru: when it is full it drops counters"):
+            await upkeep.store.send(["PING"])
+        await asyncio.sleep(0.1)
+        assert (await down(upkeep), returns) == (True, [])
+
+        await server.ask("CONFIG", "SET", "maxmemory", "0")
+
+        async def it_is_used_on():
+            return upkeep.store.down is None
+
+        await until(it_is_used_on)
+        assert "allkeys-lru" in upkeep.unfit
+        await server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        await until(lambda: fit(upkeep))
+
+    told = [(entry["event"], entry.get("used_on")) for entry in logs]
+    unfit = "the store is not fit to keep the books"
+    assert told == [(unfit, True), (unfit, False), (unfit, True), ("the store is fit to keep the books again", None)]
+    assert len(returns) == 1
+
+
+async def fit(upkeep):
+    return upkeep.unfit is None and upkeep.store.down is None
+
+
+async def test_a_replica_that_would_take_writes_is_away(server, keep, tmp_path):
+    """They are gone with its next word of its master; one that refuses them is away by that alone."""
+    upkeep = keep()
+    await upkeep.start()
+    async with one(tmp_path / "master", appendonly="yes") as master:
+        await server.ask("CONFIG", "SET", "replica-read-only", "no")
+        await server.ask("REPLICAOF", "127.0.0.1", master.port)
+        await until(lambda: down(upkeep))
+        assert f"is a replica of 127.0.0.1:{master.port} and takes no writes" in upkeep.store.down
+
+        await server.ask("REPLICAOF", "NO", "ONE")
+        await until(lambda: fit(upkeep))
+
+
+async def test_a_store_that_keeps_nothing_over_a_restart_is_used_on(server, keep):
+    upkeep = keep()
+    await upkeep.start()
+    with capture_logs() as logs:
+        await server.ask("CONFIG", "SET", "appendonly", "no")
+
+        async def it_is_told():
+            return any("keeps nothing over a restart" in entry.get("why", "") for entry in logs)
+
+        await until(it_is_told)
+    assert (upkeep.unfit, upkeep.store.down) == (None, None)
+
+
+async def test_a_store_that_is_back_is_looked_at_at_once(server, keep):
+    """It may be another one."""
+    upkeep = keep(every=60.0)
+    await upkeep.start()
+    server.kill()
+    with pytest.raises(StoreDown):
+        await upkeep.store.send(["PING"])
+    await server.start("maxmemory 1gb\nmaxmemory-policy allkeys-lru\n")
+
+    async def it_is_unfit():
+        return "allkeys-lru" in (upkeep.store.down or "")
+
+    await until(it_is_unfit)
+
+
+async def test_one_that_goes_while_it_must_not_be_used_is_let_in_when_it_comes_back_fit(server, keep):
+    upkeep = keep()
+    await upkeep.start()
+    await server.ask("CONFIG", "SET", "maxmemory", "1gb", "maxmemory-policy", "allkeys-lru")
+    await until(lambda: down(upkeep))
+    server.kill()
+    await asyncio.sleep(0.1)
+    assert "allkeys-lru" in upkeep.store.down
+    await server.start()
+
+    await until(lambda: fit(upkeep))
+    assert await upkeep.store.send(["PING"])
+
+
+async def test_one_is_mended_by_another_in_its_place_while_it_runs_on(server, tmp_path):
+    """Connections from before lead to the old one for as long as that lives: nobody uses them again."""
+    async with one(tmp_path / "other", appendonly="yes") as other, StoreProxy(server.port) as place:
+        store = Store(place.url, deadline=1.0)
+        upkeep = Upkeep(store, Organizations(), allow_eviction=False, every=0.02)
+        upkeep.store = store
+        try:
+            await upkeep.start()
+            await server.ask("CONFIG", "SET", "maxmemory", "1gb", "maxmemory-policy", "allkeys-lru")
+            await until(lambda: down(upkeep))
+            place._store = other.port
+
+            await until(lambda: fit(upkeep))
+            await store.send(["SET", "n", "1"])
+            assert [await each.ask("EXISTS", "n") for each in (server, other)] == [0, 1]
+        finally:
+            upkeep.close()
+            await store.close()

@@ -1,193 +1,774 @@
-"""Freezes, waits and deadlines of one call, through a whole gateway."""
+"""Freezes, waits and deadlines of one call, through a whole gateway; then the room where calls wait for a place."""
 
-import json
+import asyncio
+import itertools
+from collections import Counter
 
-import httpx
 import pytest
-from msgspec.structs import replace
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.upstream.attempt import Attempt
-from policies.domain import Deadlines
-from tests.gateway.harness import ASK, eventually, running, settings
-from tests.parts.scripted import DONE, Bytes, Hang, Reset, Status, delta, sse
+from gateway import clock, waiting
+from gateway.waiting import WaitingRoom
+from policies.needs import needs_any
+from policies.rejections import Reason, Rejection
+from tests.gateway.harness import eventually
 
-JSON = {"content-type": "application/json"}
-EVENTS = {"content-type": "text/event-stream"}
-LONG = [{"role": "user", "content": "x" * 4000}]
-
-
-def limited(wait_ms=None, status=429):
-    told = {} if wait_ms is None else {"retry-after-ms": str(wait_ms)}
-    return [Status(status, JSON | told), Bytes(b"{}")]
+NO = Rejection(Reason.NO_DEPLOYMENT, "gone")
 
 
-def a_model(folder, upstreams, *, deadlines=None, windows=()):
-    """Return the models of a gateway over `upstreams`, with these deadlines and context windows."""
-    (model,) = settings(folder, upstreams).models
-    sized = tuple(
-        replace(deployment, context_window=windows[place] if windows else None)
-        for place, deployment in enumerate(model.deployments)
-    )
-    return (replace(model, deployments=sized, deadlines=deadlines or model.deadlines),)
+def outcomes(*ends):
+    """Return an attempt that ends so, one after the other: an error is raised."""
+    left = iter(ends)
+
+    def attempt():
+        end = next(left)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    return attempt
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [429, 503])
-async def test_the_only_deployment_is_waited_for_when_it_says_when(tmp_path, first, status, stream):
-    """The caller sees one good answer, after two attempts."""
-    first.enqueue(limited(300, status))
-    async with running(tmp_path, {"a": first}) as gateway:
-        answer = await gateway.ask(stream=stream)
+class Seat(str):
+    """A place of a kind; `places`: whose it is. Who has it may have to ask `says` whether that holds."""
 
-        assert answer.status_code == 200
-        assert answer.headers["x-sluiceway-attempts"] == "2"
-        assert len(first.requests) == 2
+    __slots__ = ("given_back", "places")
 
+    @property
+    def where(self):
+        return str(self)
 
-async def test_whoever_does_not_say_when_is_not_waited_for(tmp_path, first):
-    """The caller is told to come again, at once."""
-    first.default = limited()
-    async with running(tmp_path, {"a": first}) as gateway:
-        answer = await gateway.ask()
+    def certain(self):
+        return self.places.says is None
 
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
-    assert (answer.headers["x-sluiceway-attempts"], answer.headers["retry-after"]) == ("1", "1")
+    async def asked(self):
+        self.places.asking.append(self)
+        try:
+            yes = await self.places.says()
+        except BaseException:
+            self.drop()
+            raise
+        if not yes:
+            self.drop()
+        return yes
 
-
-async def test_a_wait_past_the_deadline_is_not_begun(tmp_path, first):
-    """What it says is passed on instead."""
-    first.default = limited(30_000)
-    async with running(tmp_path, {"a": first}, total=20.0) as gateway:
-        answer = await gateway.ask()
-
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
-    assert len(first.requests) == 1
+    def drop(self):
+        if not self.given_back:
+            self.given_back = True
+            self.places.give_back(str(self))
 
 
-async def test_a_caller_who_leaves_while_its_call_waits_is_seen_to(tmp_path, first):
-    """Nothing is held, and nobody is asked again."""
-    first.enqueue(limited(20_000))
-    async with running(tmp_path, {"a": first}) as gateway:
-        with pytest.raises(httpx.ReadTimeout):
-            await gateway.client.post("/v1/chat/completions", json=ASK, timeout=0.5)
+class Places:
+    """So many free places, each of a kind, and who has been given one or has given it back.
 
-        assert await eventually(lambda: not gateway.services.intake.open_calls)
-        await gateway.usage()
-        assert gateway.gateway.ledger.open_reservations == 0
-        assert len(first.requests) == 1
+    A call that can have places of several kinds names them in one, with spaces. `says`: whom to ask whether a place
+    that was taken is had, None: nobody. `asking`: places that were asked for.
+    """
 
+    def __init__(self, room, **free):
+        self.room, self.free = room, Counter(free)
+        self.says, self.asking = None, []
+        self.had, self.back, self.asked = [], [], []
 
-async def test_one_that_is_limited_is_left_alone_while_another_serves(gateway, first, second):
-    """And is not held for broken."""
-    first.enqueue(limited(60_000))
-    for _ in range(3):
-        assert (await gateway.ask()).headers["x-sluiceway-backend"] == "b"
+    def attempt(self, name, kind):
+        def take():
+            self.asked.append(name)
+            free = next((one for one in kind.split() if self.free[one]), None)
+            if free is None:
+                return None
+            self.free[free] -= 1
+            self.had.append(name)
+            seat = Seat(free)
+            seat.places, seat.given_back = self, False
+            return seat
 
-    assert len(first.requests) == 1
-    assert not gateway.services.fleet._live["a/scripted"].breaker._failures
+        return take
 
+    def add(self, number=1, kind="any"):
+        self.free[kind] += number
 
-async def test_a_broken_one_beside_a_limited_one_does_not_end_the_call(gateway, first, second):
-    """The limited one is back in a moment."""
-    first.enqueue(limited(200))
-    second.enqueue([Reset()])
+    async def free_and_tell(self, number=1, kind="any"):
+        for _ in range(number):
+            self.add(1, kind)
+            await self.tell()
 
-    answer = await gateway.ask()
+    async def tell(self, deployment=None):
+        """Tell of places; they are offered when this returns, and who was given one does not know it yet."""
+        self.room.freed(deployment)
+        await asyncio.sleep(0)
 
-    assert (answer.status_code, answer.headers["x-sluiceway-backend"]) == (200, "a")
-    assert answer.headers["x-sluiceway-attempts"] == "3"
+    def give_back(self, kind):
+        self.back.append(kind)
+        self.free[kind] += 1
 
+    async def wants(self, name, *, kind="any", model="m", attempt=None, **joins):
+        attempt = attempt or self.attempt(name, kind)
+        found = await self.room.at_once(model, attempt)
+        if found is not None:
+            return found
+        joins = {
+            "priority": "normal",
+            "work": 100.0,
+            "pace": 0.01,
+            "max_wait": 30.0,
+            "needs": needs_any(kind.split()),
+        } | joins
+        waiter = self.room.join(model, attempt, tenant=name[0], **joins)
+        return waiter if isinstance(waiter, Rejection) else await self.room.wait(waiter)
 
-async def test_a_models_own_patience_counts(tmp_path, first, second):
-    """For the first content, and for silence later."""
-    upstreams = {"a": first, "b": second}
-    models = a_model(tmp_path, upstreams, deadlines=Deadlines(first_content=0.3, stall=0.3))
-    async with running(tmp_path, upstreams, models=models) as gateway:
-        first.enqueue([Status(200, EVENTS), delta(role="assistant"), Hang()])
-        late = await gateway.ask(stream=True)
-        first.enqueue([*sse("one", end=False), Hang()])
-        gateway.services.fleet._live.clear()
-        stalled = await gateway.ask(stream=True)
-
-    assert late.headers["x-sluiceway-backend"] == "b"
-    assert "stall" in stalled.text
-
-
-async def test_a_caller_may_want_its_answer_sooner(tmp_path, first):
-    """By a header; no later than the model allows, whatever it says."""
-    first.default = [Hang()]
-    async with running(tmp_path, {"a": first}, total=0.5) as gateway:
-        for seconds in ("0.3", "3000"):
-            answer = await gateway.client.post(
-                "/v1/chat/completions", json=ASK, headers={"x-request-timeout": seconds}, timeout=10.0
-            )
-            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
-
-
-async def test_a_wish_for_time_that_is_no_number_is_refused(gateway, first):
-    """With the header's name, before anything is paid for."""
-    answer = await gateway.client.post("/v1/chat/completions", json=ASK, headers={"x-request-timeout": "soon"})
-
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
-    assert answer.json()["error"]["param"] == "x-request-timeout"
-    assert len(first.requests) == 0
+    async def waits(self, name, **asks):
+        """Let a call come, up to where it waits or has ended."""
+        task = clock.spawn(self.wants(name, **asks), name)
+        await asyncio.sleep(0)
+        return task
 
 
-SILENT = {
-    "nothing": [Status(200, EVENTS), DONE],
-    "a good end": [Status(200, EVENTS), delta(role="assistant"), delta(finish="stop"), DONE],
-    "a plain answer": [
-        Status(200, JSON),
-        Bytes(
-            json.dumps(
-                {
-                    "choices": [{"message": {"content": ""}, "finish_reason": "stop"}],
-                    "usage": {"prompt_tokens": 1000, "completion_tokens": 0},
-                }
-            ).encode()
-        ),
-    ],
-}
+@pytest.fixture
+def room():
+    return WaitingRoom(1000)
 
 
-@pytest.mark.parametrize("silence", SILENT)
-async def test_no_word_to_a_prompt_as_long_as_the_window_is_an_overflow(tmp_path, first, second, silence):
-    """So LM Studio answers what does not fit; a larger window may take it, and nobody is ejected."""
-    upstreams, stream = {"a": first, "b": second}, silence != "a plain answer"
-    async with running(tmp_path, upstreams, models=a_model(tmp_path, upstreams, windows=(1024, 9999))) as gateway:
-        first.default = SILENT[silence]
-        answer = await gateway.ask(stream=stream, messages=LONG)
-
-        assert answer.headers["x-sluiceway-backend"] == "b"
-        assert gateway.metric("sluiceway_attempts_total", backend="a", outcome="context_overflow") == 1
+@pytest.fixture
+def places(room):
+    return Places(room)
 
 
-@pytest.mark.parametrize("words", [[delta(finish="content_filter")], [delta(content="x"), delta(finish="stop")]])
-async def test_a_filter_or_a_single_word_near_the_window_is_an_answer(tmp_path, first, words):
-    """It is passed on."""
-    first.enqueue([Status(200, EVENTS), delta(role="assistant"), *words, DONE])
-    async with running(tmp_path, {"a": first}, models=a_model(tmp_path, {"a": first}, windows=(1024,))) as gateway:
-        answer = await gateway.ask(stream=True, messages=LONG)
-
-    assert answer.status_code == 200
-    assert answer.text.endswith("data: [DONE]\n\n")
+def assert_empty(room):
+    """Nothing is left of anybody: no call, no line, no timer."""
+    assert (room.waiting, room._calls, room._rounds, room._lines, room._ticking) == (0, {}, {}, {}, None)
+    assert not room.busy("m")
 
 
-async def test_a_good_end_without_a_word_far_from_the_window_is_an_answer(tmp_path, first):
-    """A model may have nothing to say."""
-    first.enqueue([Status(200, EVENTS), delta(role="assistant"), delta(finish="stop"), DONE])
-    async with running(tmp_path, {"a": first}, models=a_model(tmp_path, {"a": first}, windows=(100_000,))) as gateway:
-        assert (await gateway.ask(stream=True)).status_code == 200
+async def test_whoever_finds_a_place_does_not_wait(room, places):
+    places.add()
+
+    assert await places.wants("a") == "any"
+    assert_empty(room)
 
 
-async def test_no_first_content_in_time_is_learned_from(tmp_path, first, monkeypatch):
-    """Else a deployment that needs longer would never be given more time, and never be heard."""
-    learned = []
-    monkeypatch.setattr(Attempt, "unheard", lambda _: learned.append(1))
-    models = a_model(tmp_path, {"a": first}, deadlines=Deadlines(first_content=0.2))
-    first.enqueue([Hang()], sse("one"))
-    async with running(tmp_path, {"a": first}, models=models) as gateway:
-        answers = [await gateway.ask(stream=True) for _ in range(2)]
+async def test_a_place_is_taken_before_anybody_else_runs(room, places):
+    """Else a new call could have it first."""
+    task = await places.waits("a")
+    assert room.busy("m")
+    assert room.waiting == 1
+    (call,) = room._calls.values()
+    await places.free_and_tell()
 
-    assert [answer.status_code for answer in answers] == [502, 200]
-    assert len(learned) == 1
+    assert places.had == ["a"]
+    assert call.timer.cancelled()
+    assert_empty(room)
+    assert await task == "any"
+
+
+async def test_a_small_tenant_does_not_wait_for_a_flood(room, places):
+    """Of the first ten places it has every other one, and its four calls are served by the eighth."""
+    tasks = [await places.waits(f"F{number}") for number in range(100)]
+    tasks += [await places.waits(f"s{number}") for number in range(4)]
+    await places.free_and_tell(10)
+
+    assert [name for name in places.had[:8] if name[0] == "s"] == ["s0", "s1", "s2", "s3"]
+    await places.free_and_tell(100)
+    assert await asyncio.gather(*tasks) == ["any"] * 104
+    assert places.had[10:] == [f"F{number}" for number in range(6, 100)]
+
+
+async def test_the_better_class_has_the_place(room, places):
+    tasks = [
+        await places.waits(name, priority=priority) for name, priority in (("l", "low"), ("n", "normal"), ("h", "high"))
+    ]
+    await places.free_and_tell(3)
+    await asyncio.gather(*tasks)
+
+    assert places.had == ["h", "n", "l"]
+
+
+async def test_a_place_that_nobody_tells_of_is_found(room, places):
+    """A freeze ends, another gateway's call does."""
+    task = await places.waits("a")
+    places.add()
+
+    assert await task == "any"
+    assert_empty(room)
+
+
+async def test_a_new_call_goes_behind_those_who_wait(room, places):
+    """Also where two places have become free and nobody has told: it has the second, at once."""
+    first = await places.waits("a")
+    places.add(2)
+
+    assert await places.wants("b") == "any"
+    assert await first == "any"
+    assert places.had == ["a", "b"]
+
+
+async def test_a_refusal_is_cheap_under_overload(room, places, monkeypatch):
+    """A hundred calls that come at once do not have all who wait ask again and again."""
+    monkeypatch.setattr(waiting, "PAUSE", 60.0)
+    tasks = [await places.waits(f"a{number}") for number in range(50)]
+    places.asked.clear()
+    refused = [await places.wants(f"b{number}", max_wait=0.0) for number in range(100)]
+
+    assert {no.reason for no in refused} == {Reason.OVERLOADED}
+    assert len(places.asked) <= 100 + 1
+    await places.free_and_tell(50)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_wait_that_is_too_long_is_refused_at_once(room, places):
+    """With the wait as retry-after."""
+    task = await places.waits("a", pace=20.0)
+    refused = await places.wants("a", pace=20.0, max_wait=30.0)
+
+    assert refused.reason is Reason.OVERLOADED
+    assert 39_000_000 < refused.retry_after_us < 42_000_000
+    assert room.waiting == 1
+    await places.free_and_tell()
+    await task
+
+
+async def test_a_full_room_refuses(places):
+    room = places.room = WaitingRoom(2)
+    tasks = [await places.waits("a"), await places.waits("b")]
+
+    assert (await places.wants("c")).reason is Reason.OVERLOADED
+    places.add(2)
+    await places.tell()
+    assert await asyncio.gather(*tasks) == ["any", "any"]
+    assert_empty(room)
+
+
+async def test_fewer_places_to_wait_refuse_whoever_comes_and_nobody_who_waits(places):
+    """A file that was changed is no reason to send anybody away."""
+    room = places.room = WaitingRoom(4)
+    tasks = [await places.waits("a"), await places.waits("b")]
+    room.bound(2)
+    assert (await places.wants("c")).reason is Reason.OVERLOADED
+    room.bound(5)
+    tasks.append(await places.waits("c"))
+    places.add(3)
+    await places.tell()
+
+    assert await asyncio.gather(*tasks) == ["any", "any", "any"]
+    assert_empty(room)
+
+
+async def test_patience_ends(room, places):
+    """The call is refused, and nothing of it is left."""
+    other = await places.waits("b")
+    refused = await places.wants("a", max_wait=0.05)
+
+    assert "has waited for a place for the 0.05 s that it may" in refused.message
+    assert refused.retry_after_us > 0
+    assert room.waiting == 1
+    await places.free_and_tell()
+    assert await other == "any"
+    assert_empty(room)
+
+
+async def test_whoever_is_cancelled_vanishes(room, places):
+    """The others go on, and the place is not offered to it."""
+    first, second = await places.waits("a"), await places.waits("a")
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+    assert room.waiting == 1
+    await places.free_and_tell()
+    assert await second == "any"
+    assert_empty(room)
+
+
+async def test_one_that_is_being_cancelled_is_not_offered_a_place(room, places):
+    """Although its task has not run yet, the place goes to the next."""
+    first, second = await places.waits("a0"), await places.waits("a1")
+    places.asked.clear()
+    first.cancel()
+    await places.free_and_tell()
+
+    assert places.asked == ["a1"]
+    assert await second == "any"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert places.back == []
+    assert_empty(room)
+
+
+async def test_what_was_given_to_one_that_is_cancelled_is_given_back(room, places):
+    """In the very moment between the grant and the waking; the next has it at once."""
+    first, second = await places.waits("a0"), await places.waits("a1")
+    await places.free_and_tell()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+    assert places.back == ["any"]
+    assert places.had == ["a0", "a1"]
+    assert await second == "any"
+    assert_empty(room)
+
+
+@pytest.mark.parametrize("end", [NO, OSError("broken")])
+async def test_nothing_is_given_back_where_nothing_was_given(room, places, end):
+    """And the loop does not complain of an error that nobody took."""
+    task = await places.waits("a", attempt=outcomes(None, end))
+    await places.tell()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert places.back == []
+    assert_empty(room)
+
+
+async def test_an_attempts_no_ends_the_waiting(room, places):
+    """The model may be gone meanwhile."""
+    task = await places.waits("a", attempt=outcomes(None, NO))
+    await places.tell()
+
+    assert await task is NO
+    assert_empty(room)
+
+
+async def test_what_was_refused_does_not_count_as_served(room, places):
+    """Its tenant has had nothing of it."""
+    gone = []
+    tasks = [await places.waits("a", attempt=lambda: NO if gone else None)]
+    tasks += [await places.waits("a"), await places.waits("b")]
+    gone.append("m")
+    await places.tell()
+    assert room.waiting == 2
+    await places.free_and_tell(2)
+    await asyncio.gather(*tasks)
+
+    assert places.had == ["a", "b"]
+
+
+async def test_an_attempt_that_fails_ends_its_own_waiting_only(room, places):
+    """The one behind it has the place."""
+    broken = await places.waits("a", attempt=outcomes(None, OSError("broken")))
+    sound = await places.waits("a")
+    await places.free_and_tell()
+
+    assert await sound == "any"
+    with pytest.raises(OSError, match="broken"):
+        await broken
+    assert_empty(room)
+
+
+async def test_one_whose_needs_differ_does_not_stand_in_the_way(room, places):
+    """What it cannot use goes to the next."""
+    picky, plain = await places.waits("a", kind="sees"), await places.waits("a")
+    await places.free_and_tell()
+    assert await plain == "any"
+    await places.free_and_tell(kind="sees")
+
+    assert await picky == "sees"
+
+
+async def test_nor_do_fifty(room, places):
+    """All places that are free are used in one round, and each later one in the moment in which it is told."""
+    picky = [await places.waits(f"a{number}", kind="sees") for number in range(50)]
+    plain = [await places.waits(f"a{number}") for number in range(50, 80)]
+    places.add(10)
+    await places.tell()
+    assert places.had == [f"a{number}" for number in range(50, 60)]
+
+    for number in range(60, 80):
+        await places.free_and_tell()
+        assert places.had[-1] == f"a{number}"
+    await asyncio.gather(*plain)
+    await places.free_and_tell(50, kind="sees")
+    assert await asyncio.gather(*picky) == ["sees"] * 50
+    assert_empty(room)
+
+
+async def test_however_they_are_mixed(room, places):
+    """Those that can have a place stand anywhere among those that cannot."""
+    tasks = [await places.waits(f"a{number}", kind="sees" if number % 8 else "any") for number in range(1, 40)]
+    places.add(4)
+    await places.tell()
+
+    assert places.had == ["a8", "a16", "a24", "a32"]
+    await places.free_and_tell(40, kind="sees")
+    await asyncio.gather(*tasks)
+
+
+async def test_a_round_asks_one_of_each_kind_in_vain(room, places):
+    """However many wait."""
+    kinds = ("any", "sees", "any sees")
+    tasks = [await places.waits(f"a{number}", kind=kinds[number % 3]) for number in range(300)]
+    places.asked.clear()
+    await places.tell()
+
+    assert places.asked == ["a0", "a1", "a2"]
+    places.asked.clear()
+    places.add(20)
+    await places.tell()
+    assert len(places.asked) == 20 + 3
+    places.add(300)
+    await places.free_and_tell(300, kind="sees")
+    await asyncio.gather(*tasks)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("any", "sees", "any sees")), st.integers(0, 8)), max_size=60),
+    st.lists(st.tuples(st.sampled_from(("any", "sees")), st.integers(1, 3)), max_size=20),
+)
+def test_no_place_stays_free_that_somebody_could_use(came, freed):
+    """For longer than the round that is told of it, whoever waits in whatever order."""
+
+    async def happens():
+        room = WaitingRoom(1000)
+        places = Places(room)
+        tasks = []
+        for number, (kind, who) in enumerate(came):
+            name, priority = f"{'abc'[who % 3]}{number}", ("high", "normal", "low")[who // 3]
+            tasks.append(await places.waits(name, kind=kind, priority=priority))
+        for kind, more in freed:
+            places.asked.clear()
+            before = len(places.had)
+            places.add(more, kind)
+            await places.tell()
+            waiting = {one for waiter in room._calls for one in waiter.needs[1]}
+            assert not [one for one, free in places.free.items() if free and one in waiting]
+            assert len(places.asked) <= len(places.had) - before + 3
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert_empty(room)
+
+    asyncio.run(happens())
+
+
+async def test_models_do_not_stand_in_one_anothers_way(room, places):
+    """Each has its line; who names no deployment offers to all."""
+    tasks = [await places.waits("a", model=model, where=[f"gpu/{model}"]) for model in ("m", "n")]
+    places.asked.clear()
+    places.add()
+    await places.tell("gpu/other")
+    assert places.asked == []
+    await places.tell("gpu/n")
+    assert await tasks[1] == "any"
+    assert (room.busy("m"), room.busy("n")) == (True, False)
+    await places.free_and_tell()
+    assert await tasks[0] == "any"
+
+
+async def test_a_call_that_ends_has_only_those_asked_who_may_want_its_place(room, places):
+    """And once, however many end in one turn of the loop."""
+    tasks = [await places.waits("a", model=f"m{number}", where=["x", f"y{number}"]) for number in range(20)]
+    places.asked.clear()
+    for _ in range(100):
+        room.freed("y3")
+    await places.tell("y4")
+    assert len(places.asked) == 2
+
+    places.asked.clear()
+    for _ in range(100):
+        room.freed("x")
+    await places.tell("x")
+    assert len(places.asked) == 20
+    await places.free_and_tell(20)
+    await asyncio.gather(*tasks)
+
+
+async def test_places_that_nobody_tells_of_go_to_those_who_wait(room, places, monkeypatch):
+    """However many come meanwhile: right after a round they join, and others go behind those that were asked."""
+    monkeypatch.setattr(waiting, "TICK", 60.0)
+    tasks = [await places.waits(f"h{number}", priority="high") for number in range(20)]
+    came = []
+    for _ in range(20):
+        places.add()
+        came += [await places.waits(f"l{number}", priority="low", max_wait=0.001) for number in range(5)]
+        assert await eventually(lambda: not places.free["any"])
+
+    assert {name[0] for name in places.had} == {"h"}
+    assert await asyncio.gather(*tasks) == ["any"] * 20
+    assert {no.reason for no in await asyncio.gather(*came)} == {Reason.OVERLOADED}
+    assert_empty(room)
+
+
+async def test_whoever_waits_at_another_gateway_has_its_share_of_places_that_nobody_tells_of(room, places, monkeypatch):
+    """However evenly they become free: of rounds that kept their order the first would have every one."""
+    monkeypatch.setattr(waiting, "TICK", 0.006)
+    others = Places(WaitingRoom(1000))
+    others.free = places.free
+    tasks = [await at.waits(f"a{number}") for number in range(100) for at in (places, others)]
+    for _ in range(100):
+        places.add()
+        await asyncio.sleep(0.01)
+
+    assert await eventually(lambda: not places.free["any"])
+    assert len(places.had) + len(others.had) == 100
+    assert min(len(places.had), len(others.had)) >= 20
+    await places.free_and_tell(200)
+    await others.tell()
+    assert await asyncio.gather(*tasks) == ["any"] * 200
+
+
+async def test_who_comes_goes_behind_those_who_need_the_same(room, places):
+    """Though others stand before them who need what is not there; what none of them can use he has at once."""
+    picky = [await places.waits(f"a{number}", kind="sees") for number in range(16)]
+    plain = await places.waits("b0")
+    room._rounds["m"].at = 0.0
+    places.add()
+    last = await places.waits("c0")
+    assert places.had == ["b0"]
+
+    room._rounds["m"].at = 0.0
+    places.add(1, "hears")
+    assert await places.wants("d0", kind="hears") == "hears"
+    await places.free_and_tell()
+    await places.free_and_tell(16, kind="sees")
+    await asyncio.gather(*picky, plain, last)
+    assert_empty(room)
+
+
+class Store:
+    """Whom all gateways ask: gives answers once they are told."""
+
+    def __init__(self):
+        self.open = []
+
+    async def says(self):
+        self.open.append(asyncio.get_running_loop().create_future())
+        return await self.open[-1]
+
+    async def answer(self, yes):
+        """Answer the one that asked first, and let its call hear it."""
+        self.open.pop(0).set_result(yes)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def store(places):
+    store = Store()
+    places.says = store.says
+    return store
+
+
+async def test_a_call_keeps_its_turn_until_it_is_granted(room, places, store):
+    """A no of the store costs it nothing: the next place is its own, before those that came later."""
+    first, second = await places.waits("a0"), await places.waits("a1")
+    for _ in range(5):
+        await places.free_and_tell()
+        assert await eventually(lambda: len(store.open) == 1)
+        await store.answer(False)
+        assert room.waiting == 2
+        places.free.clear()
+
+    assert places.had == ["a0"] * 5
+    assert room._lines["m"].tenants["a"].counter == 0.0
+    assert room._lines["m"].pace._departures == 0.0
+    await places.free_and_tell()
+    assert await eventually(lambda: len(store.open) == 1)
+    await store.answer(True)
+    assert await first == "any"
+    assert room._lines["m"].tenants["a"].counter == 100.0
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert_empty(room)
+
+
+async def test_who_could_not_use_what_is_granted_goes_on_ageing(room, places, store):
+    """As of `policies/queueing.py`; who could have, begins anew."""
+    tasks = [await places.waits(f"a{number}", kind=kind) for number, kind in enumerate(("sees", "any", "any any2"))]
+    await places.free_and_tell()
+    assert await eventually(lambda: len(store.open) == 1)
+    await store.answer(True)
+    assert await tasks[1] == "any"
+    lanes = {needs: lane.served_at > 0 for (_, needs), lane in room._lines["m"].tenants["a"].lanes.items()}
+
+    assert lanes == {needs_any(["sees"]): False, needs_any(["any", "any2"]): True}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_nor_does_one_lose_its_age_who_stands_behind_those_that_could(room, places):
+    """It was not asked before a place was given that it has no use for."""
+    tasks = [await places.waits(f"a{number}", kind=kind) for number, kind in enumerate(("any", "sees", "any"))]
+    places.add()
+    await places.tell()
+    lanes = {needs: lane.served_at > 0 for (_, needs), lane in room._lines["m"].tenants["a"].lanes.items()}
+
+    assert await tasks[0] == "any"
+    assert lanes == {needs_any(["sees"]): False, needs_any(["any"]): True}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_grant_has_the_next_one_ask(room, places, store):
+    """A burst is used at once, one after the other."""
+    tasks = [await places.waits(f"a{number}") for number in range(3)]
+    await places.free_and_tell()
+    await asyncio.sleep(0)
+    places.add()
+    await store.answer(True)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert places.had == ["a0", "a1"]
+    places.add()
+    await store.answer(True)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await store.answer(True)
+    assert await asyncio.gather(*tasks) == ["any"] * 3
+    assert_empty(room)
+
+
+async def test_no_denial_lengthens_patience(room, places, store):
+    """However often its turn comes; and one that asks when it ends still hears the answer."""
+    task = await places.waits("a", max_wait=0.05)
+    (call,) = room._calls.values()
+    await places.free_and_tell()
+    assert await eventually(lambda: call.late)
+    await store.answer(False)
+    refused = await task
+    assert "has waited for a place for the 0.05 s" in refused.message
+    assert_empty(room)
+
+    places.free.clear()
+    task = await places.waits("a", model="n", max_wait=0.05)
+    (call,) = room._calls.values()
+    await places.free_and_tell()
+    assert await eventually(lambda: call.late)
+    await store.answer(True)
+    assert await task == "any"
+    assert_empty(room)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_who_is_cancelled_while_it_asks_gives_back(room, places, store, turns):
+    """Before it has asked, and while it does."""
+    task = await places.waits("a")
+    await places.free_and_tell()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert places.back == ["any"]
+    assert_empty(room)
+
+
+async def test_a_question_that_fails_ends_its_own_call(room, places):
+    """And gives its place back."""
+
+    async def breaks():
+        raise OSError("broken")
+
+    places.says = breaks
+    task = await places.waits("a")
+    await places.free_and_tell()
+    with pytest.raises(OSError, match="broken"):
+        await task
+
+    assert places.back == ["any"]
+    assert_empty(room)
+
+
+async def test_a_denial_at_once_makes_a_call_wait(room, places, monkeypatch):
+    """It does not ask again until there is a reason to: no turn of the loop is spent on it."""
+
+    async def no():
+        return False
+
+    monkeypatch.setattr(waiting, "PAUSE", 60.0)
+    places.says = no
+    places.add(1000)
+    task = await places.waits("a")
+    for _ in range(50):
+        await places.tell()
+
+    assert places.had == ["a", "a"], "as it came, and in one round"
+    places.says = None
+    room._rounds["m"].at = 0.0
+    await places.tell()
+    assert await task == "any"
+
+
+async def test_a_deadline_is_told_as_one(room, places):
+    """Whether it passes while the call waits, or has passed before."""
+    waited = await places.wants("a", max_wait=0.05, due=True)
+    late = await places.wants("a", max_wait=0.0, due=True)
+
+    assert waited.reason is late.reason is Reason.DEADLINE
+    assert_empty(room)
+
+
+async def test_an_attempt_may_tell_of_a_place_itself(room, places):
+    """It gives up what it held before: there is one more round, without a second one inside."""
+    depth = []
+
+    def take():
+        depth.append(1)
+        room.freed()
+        return places.attempt("a", "any")() if len(depth) > 2 else None
+
+    first, second = await places.waits("a", attempt=take), await places.waits("b")
+    places.add(2)
+    await places.tell()
+
+    assert await asyncio.gather(first, second) == ["any", "any"]
+    assert len(depth) == 3
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("come", "come", "free", "quietly", "cancel", "run")), st.integers(0, 11)),
+        max_size=60,
+    ),
+    st.lists(st.booleans(), max_size=3),
+)
+def test_nobody_is_lost_or_served_twice(steps, says):
+    """Whatever comes, leaves and becomes free in whatever order: every place is had, given back or free."""
+
+    async def happens():
+        room = WaitingRoom(20)
+        places, tasks, added = Places(room), [], 0
+        answers = itertools.cycle(says)
+
+        async def asked():
+            await asyncio.sleep(0)
+            return next(answers)
+
+        places.says = asked if says else None
+        for step, number in steps:
+            kind = ("any", "sees")[number % 4 == 3]
+            if step == "come":
+                model, priority = "mn"[number % 2], ("high", "normal", "low")[number // 4]
+                call = places.wants(
+                    f"{'abc'[number % 3]}{len(tasks)}", kind=kind, model=model, priority=priority, where=model
+                )
+                tasks.append(clock.spawn(call, "call"))
+            elif step in {"free", "quietly"}:
+                places.add(kind=kind)
+                added += 1
+                if step == "free":
+                    room.freed(None if number % 2 else "mn"[number % 3 == 0])
+            elif step == "cancel" and tasks:
+                tasks[number % len(tasks)].cancel()
+            else:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        places.says = None
+        for kind in ("any", "sees"):
+            await places.free_and_tell(len(tasks), kind)
+        added += 2 * len(tasks)
+        ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10.0)
+
+        served = [end for end in ended if isinstance(end, str)]
+        assert all(isinstance(end, str | Rejection | asyncio.CancelledError) for end in ended)
+        assert len(places.had) - len(places.back) == len(served)
+        assert added - sum(places.free.values()) == len(served)
+        assert says or max(Counter(places.had).values(), default=1) == 1
+        assert_empty(room)
+
+    asyncio.run(happens())

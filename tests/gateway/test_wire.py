@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import socket
 from functools import partial
 
 import pytest
@@ -166,6 +167,21 @@ def test_an_idle_connection_is_kept_for_its_time_and_then_closed(play, monkeypat
             await caller.send(post(b"/", b"hi") + b"hi")
             assert await caller.answer() == (200, b"hi")
         assert await caller.is_closed() == b""
+
+    play(scene)
+
+
+def test_a_request_that_has_come_when_the_time_is_up_is_served(play):
+    """Its caller saw an open connection; that the loop has not looked yet is no fault of his."""
+
+    async def scene(it, caller):
+        with socket.create_connection(("127.0.0.1", it.port)) as idle:
+            idle.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"200 OK" in await asyncio.to_thread(idle.recv, 65536)
+            (ours,) = [one for one in it.server.server_state.connections if one.cycle is not None]
+            idle.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            ours.timeout_keep_alive_handler()
+            assert b"200 OK" in await asyncio.to_thread(idle.recv, 65536)
 
     play(scene)
 

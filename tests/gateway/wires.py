@@ -20,6 +20,7 @@ class App:
     def __init__(self):
         self.seen = []
         self.origins = []
+        self.held = {"/held"}
         self.gate = asyncio.Event()
         self.left = asyncio.Event()
 
@@ -31,8 +32,11 @@ class App:
             status = 401
         elif scope["path"] == "/big":
             body = b"a" * BIG
-        elif scope["path"] == "/held":
+        elif scope["path"] in self.held:
             await self._hold(receive)
+        elif scope["path"] == "/stream":
+            await self._stream(send)
+            return
         else:
             more = True
             while more:
@@ -44,6 +48,14 @@ class App:
         headers = [(b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, send):
+        """Begin an answer, and end it well when the gate opens, or when it is cut."""
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.gate.wait()
+        await send({"type": "http.response.body", "body": b"ended"})
 
     async def _hold(self, receive):
         try:
@@ -86,8 +98,9 @@ class Caller:
 
 
 class World:
-    def __init__(self, app, server, port, house, trust):
-        self.app, self.server, self.port, self.house, self.trust = app, server, port, house, trust
+    def __init__(self, app, server, bound, house, trust):
+        self.app, self.server, self.bound, self.house, self.trust = app, server, bound, house, trust
+        self.port = bound.getsockname()[1]
 
     @contextlib.asynccontextmanager
     async def caller(self):
@@ -116,8 +129,9 @@ async def world(house=None, pair=None, proxies=(), grace=5):
         house = Connections(1000) if house is None else house
         context = server_context(*pair) if pair else None
         trust = ssl.create_default_context(cafile=pair[0]) if pair else None
-        server = await listener.listen(stack, app, bound, grace, house, context=context, proxies=proxies)
-        yield World(app, server, bound.getsockname()[1], house, trust)
+        server = await listener.listen(stack, app, bound, house, context=context, proxies=proxies)
+        server.grace = grace
+        yield World(app, server, bound, house, trust)
 
 
 def post(path, body, *headers):

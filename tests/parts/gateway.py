@@ -8,7 +8,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,21 +20,18 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.identity.keys import CHECKSUM_LENGTH, SECRET_LENGTH
+from tests.parts.ports import free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
 ADMIN_KEY = "admin-key-of-the-tests"
+
+STORE_DEADLINE = 2.0
+"""Seconds that a store may take in tests that are not about slow stores: that a disk or core is busy is no news."""
 
 TELLING = 8
 """Characters from which on a backend's key is looked for: a shorter one may be in anything."""
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def write_config(folder: Path, settings: Mapping[str, Any]) -> Path:
@@ -44,7 +40,7 @@ def write_config(folder: Path, settings: Mapping[str, Any]) -> Path:
         "listen": {"host": "127.0.0.1", "port": free_port()},
         "operations": {"host": "127.0.0.1", "port": free_port()},
         "admin_key": "${SLUICEWAY_ADMIN_KEY}",
-        "store": {"url": "embedded", "data_dir": str(folder / "data")},
+        "store": {"url": "embedded", "data_dir": str(folder / "data"), "deadline": STORE_DEADLINE},
         **settings,
     }
     path = folder / "sluiceway.yaml"
@@ -96,12 +92,12 @@ class GatewayProcess:
         """All it has written to its standard output and error so far."""
         return self.log.read_text(errors="replace")
 
-    async def start(self, within: float = 15.0) -> Self:
-        """Start it and return once /readyz answers 200. Raise RuntimeError with its output if it does not."""
+    async def start(self, within: float = 15.0, *, page: str = "/readyz") -> Self:
+        """Start it and return once `page` answers 200. Raise RuntimeError with its output if it does not."""
         self._spawn()
         try:
             async with asyncio.timeout(within):
-                while not await self._ready():
+                while not await self._answers(page):
                     if self._child.poll() is not None:
                         raise RuntimeError(f"the gateway ended with {self._child.returncode}:\n{self.output}")
                     await asyncio.sleep(0.02)
@@ -192,10 +188,10 @@ class GatewayProcess:
                 self._command, cwd=_ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
-    async def _ready(self) -> bool:
+    async def _answers(self, page: str) -> bool:
         async with _client() as client:
             try:
-                return (await client.get(f"{self.operations_url}/readyz")).status_code == 200
+                return (await client.get(self.operations_url + page)).status_code == 200
             except httpx.TransportError:
                 return False
 

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -16,20 +15,12 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.store.embedded import _server as binary
+from tests.parts.ports import free_ports
 
 MASTER = "books"
 """The name that the Sentinels know the master by."""
 
 SLOTS = 16384
-
-
-def free_ports(count):
-    """Return that many ports nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 async def until(condition, seconds=10.0):
@@ -44,7 +35,13 @@ async def until(condition, seconds=10.0):
 
 
 class Server:
-    """One process; `options` are of its configuration, underscores standing for hyphens."""
+    """One process; `options` are of its configuration, underscores standing for hyphens.
+
+    `address`: where it listens; `before`: the words of a command that runs it, such as one that runs it elsewhere.
+    """
+
+    address = "127.0.0.1"
+    before = ()
 
     def __init__(self, directory, port, *, sentinel=False, **options):
         self.port = port
@@ -52,7 +49,7 @@ class Server:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._file = self.directory / "server.conf"
         self._sentinel = sentinel
-        defaults = {"bind": "127.0.0.1", "port": port, "dir": self.directory, "logfile": self.directory / "log"}
+        defaults = {"bind": self.address, "port": port, "dir": self.directory, "logfile": self.directory / "log"}
         defaults |= {} if sentinel else {"save": '""', "enable-debug-command": "local"}
         lines = defaults | {name.replace("_", "-"): value for name, value in options.items()}
         self._file.write_text("".join(f"{name} {value}\n" for name, value in lines.items()))
@@ -60,7 +57,7 @@ class Server:
 
     @property
     def url(self):
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}:{self.port}/0"
 
     @property
     def pid(self):
@@ -72,13 +69,13 @@ class Server:
             file.write(lines)
         mode = ["--sentinel"] if self._sentinel else []
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it is killed and paused by its pid
-            [str(binary()), str(self._file), *mode], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*self.before, str(binary()), str(self._file), *mode], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         await until(lambda: self.ask("PING"))
 
     async def ask(self, *command):
         """Send one command over a connection of its own."""
-        async with Redis(port=self.port, protocol=3, socket_timeout=2.0) as redis:
+        async with Redis(host=self.address, port=self.port, protocol=3, socket_timeout=2.0) as redis:
             return await redis.execute_command(*command)
 
     def pause(self):
@@ -151,7 +148,7 @@ class Cluster:
 
     @property
     def url(self):
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        return "redis+cluster://" + ",".join(f"{server.address}:{server.port}" for server in self.servers)
 
     async def start(self):
         for server in self.servers:
@@ -163,7 +160,7 @@ class Cluster:
         for epoch, server in enumerate(self.servers, 1):
             await server.ask("CLUSTER SET-CONFIG-EPOCH", epoch)
         for server, bus in zip(self.servers[1:], self._buses[1:], strict=True):
-            await self.servers[0].ask("CLUSTER MEET", "127.0.0.1", server.port, bus)
+            await self.servers[0].ask("CLUSTER MEET", server.address, server.port, bus)
         await until(lambda: self._agreed(b"cluster_known_nodes:6"))
         for master, replica in zip(self.masters, self.replicas, strict=True):
             await replica.ask("CLUSTER REPLICATE", await master.ask("CLUSTER MYID"))

@@ -12,15 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.parts.ports import free_port
+
 _ROOT = Path(__file__).resolve().parents[2]
 _APP = "tests.parts.web_asgi:app"
-
-
-def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class WebServer:

@@ -2,8 +2,9 @@
 
 import msgspec
 
-from policies.domain import Candidate, Deadlines, Deployment, Model, Price, Route, RoutingTerms, Snapshot
+from policies.domain import Candidate, Deadlines, Deployment, Model, Pace, Price, Route, Snapshot
 from policies.request import read
+from policies.terms import RoutingTerms
 
 FREE = Price(0, 0)
 HOSTED = Price(1_500_000, 7_500_000)
@@ -25,10 +26,10 @@ def snapshot(
     off=None,
     retired=False,
     lacks=(),
+    **more,
 ):
-    return Snapshot(
-        of or deployment(), in_flight, queued, ttft, rate, token_time, ejected, off, retired, frozenset(lacks)
-    )
+    pace = Pace(ttft, 1 / rate, token_time, 0.02 * token_time)
+    return Snapshot(of or deployment(), in_flight, queued, pace, ejected, off, retired, frozenset(lacks), **more)
 
 
 def model(*deployments, name="m", fallbacks=(), terms=None):
@@ -47,4 +48,5 @@ def candidate(of=None, *, ttft=0.2, seconds=1.0):
 
 
 def route(*candidates, terms=None):
-    return Route(model(*(c.deployment for c in candidates), terms=terms), tuple(candidates), ())
+    of = model(*(c.deployment for c in candidates), terms=terms)
+    return Route(of, tuple(candidates), (), terms or RoutingTerms())

@@ -106,3 +106,30 @@ def test_two_prompts_are_known_to_agree_exactly_as_far_as_they_do(same, more, ot
     agreed = len(same) if more or other else len(same) + LEAST // BLOCK
 
     assert seen.known(then, 1.0) == pytest.approx(agreed * BLOCK / then.size)
+
+
+def test_trust_falls_with_misses_and_rises_again_with_hits():
+    """A restart that nobody noticed must not end affinity for good; an engine that tells nothing is trusted."""
+    silent, telling = Prefilled(), Prefilled()
+    for _ in range(50):
+        silent.told(0.9, 0.0)
+    assert silent.trust == 1.0
+    telling.told(0.0, 0.5)
+    for _ in range(50):
+        telling.told(0.9 * telling.trust, 0.0)
+    assert telling.trust < 0.15
+    for _ in range(50):
+        telling.told(0.9 * telling.trust, 0.9)
+    assert telling.trust > 0.95
+
+
+def test_what_was_noted_and_not_prefilled_is_forgotten_unless_another_call_has_it():
+    """A call that failed on the way has left nothing."""
+    begins, one = Beginning((1, 2, 3), 4 * BLOCK), Prefilled()
+    one.note(begins, 1.0)
+    one.unnote(begins, 1.0)
+    assert one.known(begins, 2.0) == 0.0
+    one.note(begins, 1.0)
+    one.note(Beginning((1, 2), 2 * BLOCK), 1.5)
+    one.unnote(begins, 1.0)
+    assert one.known(begins, 2.0) == 0.5

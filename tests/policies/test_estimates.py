@@ -18,6 +18,21 @@ def test_what_nobody_told_is_a_prior():
     assert guess.reserved_output == OUTPUT_HIGH
 
 
+def test_a_look_at_an_estimate_leaves_no_trace(monkeypatch):
+    """A dry run is no call: it makes no key known and keeps none from being forgotten."""
+    monkeypatch.setattr(estimates, "MEMORY", 2)
+    learner, facts = Estimates(), request()
+    assert learner.peek("stranger", facts) == Estimates().of("k", facts)
+    assert not learner._pairs
+    learner.learn("old", facts, 5, 5000, 0)
+    learner.learn("new", facts, 5, 5, 0)
+    assert learner.peek("old", facts) != learner.peek("new", facts)
+    assert learner.peek("old", facts).output_tokens > Estimates().of("k", facts).output_tokens
+    learner.of("another", facts)
+
+    assert learner.peek("old", facts) == learner.peek("stranger", facts)
+
+
 def test_the_callers_bound_caps_and_choices_multiply():
     """Nothing worst-case, nothing forgotten."""
     assert Estimates().of("k", request(max_tokens=10, n=3)).reserved_output == 30

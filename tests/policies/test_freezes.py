@@ -72,3 +72,14 @@ def test_only_limits_and_told_absences_freeze():
     freeze.failed(limited(kind=FailureKind.SERVER_ERROR), 0.0)
 
     assert freeze.left(0.0) == 0.0
+
+
+def test_whatever_was_asked_for_can_be_lifted():
+    """It was said to another account."""
+    freeze = Freeze(1.0)
+    freeze.failed(limited(30.0), 0.0)
+    freeze.failed(limited(60.0, FailureKind.UNAVAILABLE), 0.0)
+    freeze.failed(limited(), 0.0)
+    freeze.lift()
+
+    assert (freeze.left(0.5), freeze.asked(0.5)) == (0.0, 0.0)

@@ -2,7 +2,7 @@ import pytest
 from msgspec.structs import replace
 
 from policies.domain import Reach
-from policies.reach import family, may_use, out_of_reach, reachable
+from policies.reach import MOST_NAMED, booked, family, may_use, named, out_of_reach, reachable
 from tests.policies.builders import deployment, model
 
 
@@ -80,3 +80,23 @@ def test_a_model_is_reachable_where_any_deployment_of_it_is(reach, may):
 def test_a_replica_belongs_to_its_family(name, of):
     """As discovery names them."""
     assert family(name) == of
+
+
+@pytest.mark.parametrize(
+    ("backend", "upstream", "told"),
+    [
+        ("gpu", "m", ("gpu/m", "")),
+        ("gpu@10.0.0.1:8000", "m", ("gpu/m", "10.0.0.1:8000")),
+        ("gpu@10.0.0.1:8000/base", "org/m@q4", ("gpu/org/m@q4", "10.0.0.1:8000/base")),
+        ("gpu@[fd00::1]:8000", "m", ("gpu/m", "[fd00::1]:8000")),
+    ],
+)
+def test_all_replicas_of_a_backend_are_booked_as_one(backend, upstream, told):
+    """Whatever slashes their addresses and their models have."""
+    assert booked(replace(deployment(backend), model=upstream)) == told
+
+
+def test_of_many_names_the_first_are_told_and_how_many_more_there_are():
+    assert named(["a", "b"]) == "a, b"
+    assert named([str(number) for number in range(MOST_NAMED)]).endswith(f", {MOST_NAMED - 1}")
+    assert named([str(number) for number in range(MOST_NAMED + 3)]).endswith(f", {MOST_NAMED - 1} and 3 more")

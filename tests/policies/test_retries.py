@@ -1,11 +1,11 @@
 import msgspec
 import pytest
 
-from policies.domain import RoutingTerms
 from policies.failures import Failure, FailureKind
 from policies.rejections import Reason
 from policies.retries import GIVE_UP, LONGEST_WAIT, MOST_FREE, RetryBudget, Step, next_step, passes
 from policies.retries import verdict as verdict_of
+from policies.terms import RoutingTerms
 from tests.policies.builders import candidate, deployment, route
 
 A, B, C = (candidate(deployment(name, window=window)) for name, window in (("a", 100), ("b", 50), ("c", 200)))
@@ -95,6 +95,15 @@ def test_what_cannot_be_paid_is_not_offered():
     """And is none that is left to try."""
     assert following((A, RESET), skipped=[B]) == [C]
     assert step_after((A, LIMITED), frozen=[(A, 2.0)], skipped=[B, C]) == Step((A,), 2.0)
+
+
+def test_one_that_was_waited_for_and_then_passed_over_is_not_waited_for_again():
+    """Or a call would go round and round until its deadline."""
+    frozen = [(A, 2.0), (B, 3.0)]
+
+    assert step_after((A, LIMITED), frozen=[(A, 0.0)], plan=route(A), skipped=[A]) == GIVE_UP
+    assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen, skipped=[A]) == Step((B,), 3.0)
+    assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen, skipped=[A, B]) == GIVE_UP
 
 
 def test_whoever_told_when_it_is_back_is_waited_for_when_nothing_else_is_left():

@@ -21,11 +21,13 @@ Returns  msgpack: {now_us, {answer, ...}, {level id, field, used, ...}, the numb
 <stem>:gateways                gateway -> time of its last call, gateway# -> number of the last reservation it asked for
 <stem>:level:<id>              field -> msgpack: the state of one meter; expires
 <stem>:reservations:<gateway>  id -> msgpack: {input, output, money, step, admitted, ends}, then its plan
-<stem>:counts:<gateway>        msgpack: id -> {prompt, completion, cached, reasoning, money, deployment}, at the last beat
+<stem>:counts:<gateway>        msgpack: id -> {prompt, completion, cached, reasoning, money, deployment, replica}, at the
+                               last beat
 <stem>:expired:<gateway>       id -> msgpack: what a lost gateway's reservation was charged, when, of which deployment;
                                then its plan; # as above
 <stem>:records                 stream: what was settled
-<stem>:hour:<unix hour>        account .. deployment .. letter -> amount: what was settled, by the hour of its admission
+<stem>:hour:<unix hour>        account .. deployment .. letter -> amount: what was settled, by the hour of its admission;
+                               all replicas of a backend are one deployment here, or there were no end of sums
 ]]
 
 local stem, gateway = KEYS[1], ARGV[1]

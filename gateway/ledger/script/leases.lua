@@ -4,7 +4,7 @@
 local LOST_AFTER = 15 * SECOND -- without a call, after which a gateway is not counted among those that live
 local PAGE = '500' -- reservations of a lost gateway that one beat reaps, so that no call holds the store for long
 local PROVISIONAL = text(DAY / 1000) -- milliseconds in which what has expired may still become a settlement
-local LOST = { 'gateway_lost', '' } -- a record's outcome and request id
+local LOST = 'gateway_lost' -- a record's outcome
 
 -- Expire a page of a lost gateway's reservations: charged as last counted, or as reserved. Returns how many there were,
 -- and whether more are left.
@@ -24,9 +24,9 @@ local function reap(other)
   end
   for id, one in pairs(found) do
     local head = one.head
-    local used = counted[id] or { head[1], head[2], 0, 0, head[3], '' }
+    local used = counted[id] or { head[1], head[2], 0, 0, head[3], '', '' }
     local plan = replace(one, used)
-    book(other .. '-' .. id, EXPIRED, head[ADMITTED], used, true, plan.account, used[6], LOST)
+    book(other .. '-' .. id, EXPIRED, head[ADMITTED], used, true, plan.account, used[6], { LOST, '', used[7] })
     gone[#gone + 1] = id
     expired[#expired + 1] = id
     expired[#expired + 1] = cmsgpack.pack({ used[1], used[2], used[3], used[4], used[5], head[ADMITTED], used[6] }) .. one.plan

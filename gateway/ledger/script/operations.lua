@@ -138,8 +138,8 @@ local function correct(id, booked, used, estimated, deployment, ending, wasted)
   return { DONE }
 end
 
--- {SETTLE, id, booked, prompt, completion, cached, reasoning, money, estimated, deployment, {outcome, request id},
--- {wasted prompt, completion, money} or false}
+-- {SETTLE, id, booked, prompt, completion, cached, reasoning, money, estimated, deployment,
+-- {outcome, request id, replica}, {wasted prompt, completion, money} or false}
 --   -> {DONE}, {REFUSED} if it was settled before, {UNKNOWN} if nothing is known of it
 local function settle(operation)
   local _, id, booked, prompt, completion, cached, reasoning, money, estimated, deployment, ending, wasted =

@@ -69,10 +69,17 @@ local function sum_up(admitted, account, deployment, calls, used, estimated)
   add(hour, field .. 'e', estimated)
 end
 
--- Write what became of a call; `used` as above, by difference where it is a correction, `ending` its outcome and id.
+-- A deployment (backend/model) by the name of its replica (backend@replica/model), where it has any.
+local function of_replica(deployment, replica)
+  local at = replica and replica ~= '' and string.find(deployment, '/', 1, true)
+  return at and string.sub(deployment, 1, at - 1) .. '@' .. replica .. string.sub(deployment, at) or deployment
+end
+
+-- Write what became of a call; `used` as above, by difference where it is a correction, `ending` its outcome, its id and
+-- which replica served: a record tells of that one.
 local function record(id, what, admitted, used, estimated, account, deployment, ending)
   local head = { id, what, admitted, now, used[1], used[2], used[3], used[4], used[5], estimated }
-  local names = account .. cmsgpack.pack(deployment) .. cmsgpack.pack(ending[1], ending[2])
+  local names = account .. cmsgpack.pack(of_replica(deployment, ending[3])) .. cmsgpack.pack(ending[1], ending[2])
   records[#records + 1] = cmsgpack.pack(head) .. names
 end
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.upstream.connection import Connection
+from tests.conftest import SOAK
 from tests.parts.wire import sent
 
 LOOP = asyncio.new_event_loop()
@@ -205,7 +206,10 @@ def split(wire, cuts):
     return [wire[start:stop] for start, stop in itertools.pairwise(edges)]
 
 
-QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=4000)
+MANY = 5000 if SOAK else 1500
+"""Examples of each; the other lanes try the same ones every time."""
+
+QUICK = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=MANY)
 
 
 @QUICK
@@ -220,7 +224,7 @@ def test_a_valid_stream_reads_as_h11_reads_it_wherever_it_is_split(answer, cuts)
     assert read == by_h11(wire, end=end)
 
 
-@settings(QUICK, max_examples=5000)
+@QUICK
 @given(damaged(), st.lists(spots, max_size=3))
 def test_a_damaged_stream_is_never_read_more_freely_than_by_h11(wire, cuts):
     """Nor differently, nor for ever, nor in another way when it is split."""
@@ -241,7 +245,7 @@ def test_a_transfer_coding_among_the_trailers_changes_nothing():
     assert by_h11(wire, end=False) is NONE
 
 
-@settings(QUICK, max_examples=1000)
+@QUICK
 @given(answers(), spots, st.lists(spots, max_size=3))
 def test_a_stream_cut_short_is_an_error(answer, at, cuts):
     """Unless it ends with the connection, and then only once its head is whole."""

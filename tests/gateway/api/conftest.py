@@ -7,12 +7,13 @@ from litestar import Litestar, get
 from litestar.openapi import OpenAPIConfig
 
 from gateway.api.admin import CREDENTIALS, ERROR_ANSWERS, BodySchemas, Parts, admin_router
+from gateway.api.admin_explain import dry_run
 from gateway.config.stored import stored_plan
 from gateway.identity.changes import Feed
 from gateway.identity.identify import Identities
 from gateway.identity.registry import Registry
 from gateway.store.door import Store
-from tests.gateway.api.support import ADMIN_KEY, BACKENDS, ORGANIZATIONS, PLANS
+from tests.gateway.api.support import ADMIN_KEY, BACKENDS, ORGANIZATIONS, PLANS, fleet_services
 from tests.gateway.identity.support import served, valkey
 
 
@@ -48,6 +49,7 @@ async def broken() -> None:
 
 def parts_over(store, callers):
     """Return what the admin API needs, over a store."""
+    services = fleet_services()
     return Parts(
         registry=Registry(store),
         store=store,
@@ -58,6 +60,9 @@ def parts_over(store, callers):
         issuers=["sso"],
         compile_plan=partial(stored_plan, models=None),
         backends=lambda: BACKENDS,
+        dry_run=partial(dry_run, services),
+        catalog=lambda: services.catalog,
+        serves_without_store=lambda: False,
     )
 
 

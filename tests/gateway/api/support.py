@@ -1,8 +1,15 @@
 """What the tests of the admin API share."""
 
+from types import SimpleNamespace
+
 from gateway.api.admin import BackendView
-from gateway.config.settings import STANDARD, Organization
-from policies.domain import Meter, MeterKind, Plan
+from gateway.api.admin_parts import ModelOut
+from gateway.config.settings import STANDARD, Backend, Organization
+from gateway.upstream.catalog import Catalog
+from gateway.upstream.fleet import Fleet
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price
+from policies.estimates import Estimates
+from policies.terms import RoutingTerms
 
 ADMIN_KEY = "admin-key-of-the-tests"
 SMALL = Plan("small", (Meter(MeterKind.REQUESTS_PER_MINUTE, limit=5, burst=5),))
@@ -15,13 +22,37 @@ ORGANIZATIONS = {
 
 BACKENDS = [
     BackendView(
-        name="rack", kind="vllm", hosted=False, up=True, why=None, in_flight=3, models=("mistral-small", "ministral")
+        name="rack",
+        kind="vllm",
+        hosted=False,
+        up=True,
+        why="ministral off: the upstream answered 401 (for 5 min more)",
+        in_flight=3,
+        models=("mistral-small", "ministral"),
+        out=(ModelOut("ministral", "off: the upstream answered 401", 271),),
+        unlisted=("ministral",),
     ),
     BackendView(
         name="pool@10.0.0.1:8000", kind="vllm", hosted=False, up=False, why="it is down", in_flight=0, models=()
     ),
     BackendView(name="openai", kind="openai", hosted=True, up=None, why=None, in_flight=0, models=("gpt",)),
 ]
+
+
+def fleet_services():
+    """Return as much of a gateway's services as routes are made from: a model, on an own and a hosted backend."""
+    fleet, text = Fleet(), frozenset({"text"})
+    fleet.add(Backend("rack", "vllm", "http://127.0.0.1:9/v1", None))
+    fleet.add(Backend("openai", "openai", "http://127.0.0.1:9/v1", None))
+    deployments = (
+        Deployment("rack", "vllm", "small", None, text, Price(0, 0)),
+        Deployment("openai", "openai", "small", None, text, None, hosted=True),
+    )
+    model = Model("mistral-small", ("small",), deployments, (), RoutingTerms(), Deadlines())
+    return SimpleNamespace(catalog=Catalog([model]), estimates=Estimates(), fleet=fleet)
+
+
+ASK = {"model": "mistral-small", "messages": [{"role": "user", "content": "hi"}]}
 NEW = {"organization": "acme", "team": "research", "name": "ci"}
 READS = [
     "/organizations",
@@ -55,7 +86,8 @@ CHANGES = [
     ("POST", "/backends/rack/resume", None),
     ("POST", "/tokens/revoke", {"issuer": "sso", "jti": "x", "expires": "1h"}),
 ]
-ROUTES = [("GET", path, None) for path in READS] + CHANGES
+QUESTIONS = [("POST", "/explain", {"request": ASK, "key": "000000000000"})]
+ROUTES = [("GET", path, None) for path in READS] + CHANGES + QUESTIONS
 """A request of every route."""
 
 

@@ -1,11 +1,12 @@
 from types import SimpleNamespace
 
 import pytest
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 
 from gateway.api.admin_answers import (
     BODY,
     CHANGING,
+    LONGEST_PATH,
     Refused,
     answer_http,
     answer_refused,
@@ -107,3 +108,11 @@ def test_answers_that_are_a_no_are_described():
     assert set(more) == {400, 401, 403, 404, 409, 412, 413, 428, 503}
     assert (more[400].description, more[404].description) == ("wrong", "gone")
     assert no("gone").description == "gone"
+
+
+def test_a_path_that_is_none_is_told_with_what_was_meant_and_not_repeated_at_any_length():
+    long = SimpleNamespace(method="GET", url=SimpleNamespace(path="/" + "x" * 9999))
+    wrong_base = SimpleNamespace(method="POST", url=SimpleNamespace(path="/chat/completions"))
+
+    assert told(answer_http(wrong_base, NotFoundException()))[1].message.endswith("An OpenAI base_url ends with /v1.")
+    assert len(told(answer_http(long, NotFoundException()))[1].message) < LONGEST_PATH + 50

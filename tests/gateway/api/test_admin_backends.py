@@ -1,7 +1,9 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.store.door import StoreDown
 from tests.gateway.api.support import BACKENDS, error
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,12 +23,31 @@ async def test_backends_are_told_as_this_gateway_sees_them(admin):
         "kind": "vllm",
         "hosted": False,
         "up": True,
-        "why": None,
+        "why": "ministral off: the upstream answered 401 (for 5 min more)",
         "in_flight": 3,
         "drained": False,
         "reason": None,
         "models": ["mistral-small", "ministral"],
+        "out": [{"model": "ministral", "why": "off: the upstream answered 401", "seconds": 271}],
+        "unlisted": ["ministral"],
     }
+
+
+async def test_backends_are_told_from_memory_while_the_store_is_down(admin, parts, monkeypatch):
+    """What the gateway knows by itself is when it is asked for; of drains it says whose word that is."""
+    whole = (await admin.get("/backends")).json()
+
+    async def gone(*_, **__):
+        raise StoreDown("it sleeps")
+
+    monkeypatch.setattr(type(parts.registry), "every", gone)
+    monkeypatch.setattr(parts, "backends", lambda: [replace(BACKENDS[0], drained=True), *BACKENDS[1:]])
+    told = await admin.get("/backends")
+
+    assert told.status_code == 200
+    assert [one["drained"] for one in told.json()["backends"]] == [True, False, False]
+    assert [one | {"drained": False} for one in told.json()["backends"]] == whole["backends"]
+    assert (whole["note"], "drained is what this gateway knew last" in told.json()["note"]) == (None, True)
 
 
 async def test_a_backend_is_drained_and_resumed(admin):

@@ -3,9 +3,11 @@ import string
 
 import pytest
 
-from gateway.api.admin_fields import BACKEND, KEY_ID, MODEL, NAME, PLAN, RULES, printable
+from gateway.api.admin_fields import BACKEND, KEY_ID, MODEL, NAME, PLAN, ROUTING, RULES, printable
 from gateway.config.lists import NAME as FILE_NAME
 from gateway.config.lists import PLAIN_NAME
+from gateway.config.mistakes import ConfigError
+from gateway.config.stored import stored_wishes
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,20 @@ def test_every_name_that_the_file_may_give_can_be_listed_here():
     for letter in map(chr, range(128)):
         assert bool(FILE_NAME.fullmatch(letter)) == bool(re.search(MODEL, letter))
         assert bool(PLAIN_NAME.fullmatch(letter)) == bool(re.search(PLAN, letter)) == bool(re.search(NAME, letter))
+
+
+@pytest.mark.parametrize("name", ROUTING["properties"])
+def test_the_page_tells_the_very_bounds_of_wishes(name):
+    """The last value inside is taken and the first outside is not."""
+    told = ROUTING["properties"][name]
+    good, bad = told.get("enum", []), ["best", None]
+    if "minimum" in told:
+        good, bad = [told["minimum"], told["maximum"]], [told["minimum"] - 0.0001, told["maximum"] + 1, None]
+    for value in good:
+        assert getattr(stored_wishes({name: value}), name) is not None
+    for value in bad:
+        with pytest.raises(ConfigError):
+            stored_wishes({name: value})
 
 
 def test_rules_are_sentences_for_people():

@@ -1,8 +1,9 @@
 import pytest
 from litestar.exceptions import ValidationException
+from msgspec.structs import replace
 
 from gateway.api import admin_key_terms
-from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made, moment
+from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made, moment, narrows
 from gateway.identity.key_making import blank
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -132,9 +133,37 @@ async def test_a_plan_takes_the_place_of_meters_and_the_other_way_round():
         (KeyChange(scopes=("inference", "inference")), "scopes"),
         (KeyChange(plan="small", meters={"requests_per_minute": 5}), "meters"),
         (KeyChange(plan="gold"), "plan"),
+        (KeyChange(routing={}), "routing"),
+        (KeyChange(routing={"policy": "best"}), "routing.policy"),
+        (KeyChange(routing={"policy": "fastest", "value_of_time": 1}), "routing.value_of_time"),
+        (KeyChange(routing={"policy": "weighted", "tpot_target": 1}), "routing.tpot_target"),
     ],
 )
 async def test_a_key_that_cannot_be_is_refused(parts, store, change, param):
     with pytest.raises(ValidationException) as raised:
         await check_key(parts, changed(blank("acme", "research", "ci"), change), None)
     assert raised.value.extra[0]["key"] == param
+
+
+async def test_a_change_takes_the_place_of_all_wishes(app):
+    """As of every field; so does the page tell, for the command line adds them to one another."""
+    before = replace(blank("acme", "research", "ci"), routing={"policy": "fastest", "ttft_target": 1})
+    assert changed(before, KeyChange(routing={"priority": "low"})).routing == {"priority": "low"}
+
+    change = app.openapi_schema.to_schema()["paths"]["/admin/v1/keys/{key_id}"]["patch"]
+    schema = change["requestBody"]["content"]["application/json"]["schema"]
+    (told, _) = schema["properties"]["routing"]["anyOf"]
+    assert "takes the place of all the wishes that the key has" in told["description"]
+
+
+async def test_a_change_that_tells_where_calls_may_go_is_known():
+    """To nothing too: that opens more, and may shut another level's."""
+    assert all(map(narrows, (KeyChange(models=None), KeyChange(backends=("a",)), KeyChange(local_only=False))))
+    assert not narrows(KeyChange(name="x", plan=None, scopes=("admin:read",)))
+
+
+async def test_wishes_that_do_not_change_are_not_judged_again(parts, store):
+    """A check that is new keeps nobody from suspending a key."""
+    before = replace(blank("acme", "research", "ci"), routing={"policy": "fastest", "value_of_time": 1})
+    assert await check_key(parts, changed(before, KeyChange(state="suspended")), before) == ()
+    assert changed(before, KeyChange(routing=None)).routing is None

@@ -10,6 +10,7 @@ from gateway.api.admin import MAX_BODY
 from gateway.identity.last_used import LastUsed
 from gateway.identity.records import Author, KeyRecord
 from policies.domain import Principal
+from policies.terms import RoutingWishes
 from tests.gateway.api.support import NEW, SMALL, error, record, seen
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,6 +31,7 @@ FIELDS = {
     "metadata",
     "created",
     "expires",
+    "routing",
     "revoked",
     "last_used",
     "former_until",
@@ -52,7 +54,8 @@ async def until(identities, key, wanted):
 async def create(admin, **fields):
     answer = await admin.post("/keys", json={**NEW, **fields})
     made = record(answer, 201)
-    assert set(made) == FIELDS | {"key"}
+    assert set(made) == FIELDS | {"key", "warnings"}
+    del made["warnings"]
     return made
 
 
@@ -92,6 +95,7 @@ async def test_everything_that_was_told_of_a_key_is_kept(admin):
         "networks": ["10.0.0.0/8", "fd00::/8"],
         "metadata": {"owner": "zoe"},
         "expires": int(time.time()) + 1000,
+        "routing": {"value_of_time": 0.01, "max_price": "0.5", "policy": "balanced"},
     }
     made = await create(admin, **told)
     secret = made.pop("key")
@@ -114,13 +118,58 @@ async def test_only_what_is_told_changes(admin):
         ({"plan": None}, {}),
         ({"expires": None, "scopes": ["admin:write"], "state": "suspended", "local_only": True}, {}),
         ({"metadata": {}, "backends": ["rack"]}, {}),
+        ({"routing": {"ttft_target": 1, "priority": "high"}}, {}),
+        ({"routing": {"policy": "fastest"}}, {}),
+        ({"routing": None}, {}),
     ]:
         changed = record(await admin.patch(path, json=change, headers={"if-match": f'"{version}"'}))
+        assert isinstance(changed.pop("warnings"), list)
         made |= change | also
         assert changed.pop("version") > version
         assert changed == made
         version = record(await admin.get(path))["version"]
     assert record(await admin.patch(path, json={}, headers={"if-match": "*"}))["version"] == version
+
+
+async def test_what_is_probably_a_mistake_is_kept_and_told(admin):
+    """A model may come with a later file. A change tells only of what it says anew."""
+    answer = await admin.post("/keys", json={**NEW, "models": ["mistral-smal"], "backends": ["rack"]})
+    made, any_version = record(answer, 201), {"if-match": "*"}
+    path = f"/keys/{made['id']}"
+    wrong = await admin.patch(path, json={"backends": ["rak"]}, headers=any_version)
+    other = await admin.patch(path, json={"name": "x"}, headers=any_version)
+    right = await admin.patch(path, json={"models": ["small"], "backends": None}, headers=any_version)
+
+    assert made["models"] == ["mistral-smal"]
+    assert "did you mean `mistral-small`?" in made["warnings"][0]
+    assert "did you mean `rack`?" in record(wrong)["warnings"][1]
+    assert (record(other)["warnings"], record(right)["warnings"]) == ([], [])
+
+
+async def test_every_mistake_of_a_keys_routing_is_told_with_its_place(admin):
+    wrong = {"policy": "cheap", "ttft_target": 0, "max_wait": 5}
+    told = error(await admin.post("/keys", json={**NEW, "routing": wrong}), 400)
+    assert told["param"] == "routing.policy"
+    for place in ("routing.policy: ", "routing.ttft_target: ", "routing.max_wait: "):
+        assert place in told["message"]
+    both = {"policy": "cheapest", "value_of_time": 1}
+    made = await create(admin, routing={"policy": "cheapest"})
+    answer = await admin.patch(f"/keys/{made['id']}", json={"routing": both}, headers={"if-match": "*"})
+    assert "routing.value_of_time: does nothing" in error(answer, 400)["message"]
+
+
+async def test_a_callers_wishes_are_its_keys_before_its_plans(admin, identities):
+    """Of every level that has some, in force like any other change."""
+    await admin.put("/plans/quick", json={"routing": {"policy": "fastest", "ttft_target": 2, "max_price": 1}})
+    await admin.put("/organizations/acme", json={"plan": "quick"})
+    made = await create(admin, routing={"policy": "weighted", "max_price": 3})
+    principal = await until(identities, made["key"], wanted=True)
+    assert principal.wishes == RoutingWishes(ttft_target=2.0, max_price=10**9, policy="weighted")
+
+    await admin.patch(f"/keys/{made['id']}", json={"routing": None}, headers={"if-match": "*"})
+    async with asyncio.timeout(10):
+        while (await until(identities, made["key"], wanted=True)).wishes.policy != "fastest":  # noqa: ASYNC110 - it is told to no one
+            await asyncio.sleep(0.01)
 
 
 async def test_two_admins_cannot_change_one_key_past_each_other(admin):
@@ -219,6 +268,8 @@ async def test_an_unknown_plan_is_refused_with_the_known_ones(admin):
     assert told["param"] == "plan"
     assert told["code"] == "invalid_value"
     assert told["message"] == "plan: there is no plan 'silver'; known: gold, small, standard"
+    near = error(await admin.post("/keys", json={**NEW, "plan": "standrd"}), 400)
+    assert near["message"] == "plan: there is no plan 'standrd'; did you mean `standard`?"
 
 
 @pytest.mark.parametrize(
@@ -234,6 +285,7 @@ async def test_an_unknown_plan_is_refused_with_the_known_ones(admin):
         *(("scopes", value) for value in ([], ["admin"], "inference", None, ["inference", "inference"], [5])),
         *(("networks", value) for value in ([], ["10.0.0.1/8"], ["all"], ["10.0.0.0/33"], "10.0.0.0/8", [5], [""])),
         *(("expires", value) for value in (0, 1, "0d", "yesterday", "", "2020-01-01", 10**12, -1, 1.5, [], "9" * 41)),
+        *(("routing", value) for value in (5, [], "cheapest", {})),
     ],
 )
 async def test_a_wrong_field_is_named_with_its_rule(admin, field, value):

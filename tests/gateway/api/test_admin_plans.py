@@ -1,6 +1,7 @@
 import pytest
 
 from policies.domain import Meter, MeterKind, Plan
+from policies.terms import RoutingWishes
 from tests.gateway.api import support
 from tests.gateway.api.support import NEW, error, record, seen
 
@@ -14,6 +15,7 @@ DOCUMENT = {
     "models": {"mistral": {"tokens_per_day": 10}},
     "overrun": "cut",
     "when_down": "local",
+    "routing": {"tpot_target": 0.05, "policy": "cheapest"},
 }
 
 
@@ -54,9 +56,11 @@ async def test_what_is_told_of_a_files_plan_can_be_stored_as_it_is(admin, monkey
         Meter(MeterKind.BUDGET_PER_DAY, limit=1_500_000_000, burst=1_500_000_000),
         Meter(MeterKind.REQUESTS_PER_MINUTE, limit=5, burst=2, enforce=False, model="mistral"),
     )
-    monkeypatch.setitem(support.PLANS, "odd", Plan("odd", meters, "cut", "local"))
+    wishes = RoutingWishes(value_of_time=1, max_price=1_500_000_000)
+    monkeypatch.setitem(support.PLANS, "odd", Plan("odd", meters, "cut", "local", wishes))
     told = record(await admin.get("/plans/odd"))["plan"]
     assert told["budget_per_day"] == 1.5
+    assert told["routing"] == {"value_of_time": 1e-9, "max_price": 1.5}
     assert record(await admin.put("/plans/odd", json=told), 201)["plan"] == told
 
 
@@ -97,6 +101,10 @@ async def test_of_many_who_have_a_plan_a_few_are_named(admin):
         ({"tokens_per_day": 5, "models": {"a b": {"tokens_per_day": 1}}}, "models"),
         ({"tokens_per_day": {"limit": {"limit": {}}}}, "tokens_per_day"),
         ({"tokens_per_day": None}, "tokens_per_day"),
+        ({"routing": {}}, "no meters and no wishes, so it does nothing; write `routing: {WISH: VALUE}`"),
+        ({"routing": {"policy": "best"}}, "routing.policy: "),
+        ({"routing": {"policy": "cheapest", "value_of_time": 1}}, "routing.value_of_time: does nothing"),
+        ({"routing": {"policy": "pinned", "ttft_target": 1}}, "routing.ttft_target: does nothing"),
         ({"tokens_per_day": "${HOME}"}, "tokens_per_day"),
         ({"tokens_per_day": 10**400}, "tokens_per_day"),
     ],

@@ -1,6 +1,7 @@
 import pytest
 
 from gateway.api.admin_schemas import BodySchemas, OptionalBody, Whole
+from policies.terms import RoutingWishes
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,15 @@ def test_a_bodys_schema_is_the_rules_that_it_is_read_by(paths):
     assert schema["properties"]["metadata"]["propertyNames"] == {"minLength": 1, "maxLength": 64}
 
 
+@pytest.mark.parametrize(("method", "path"), [("post", "/keys"), ("patch", "/keys/{key_id}")])
+def test_a_keys_wishes_are_told_one_by_one(paths, method, path):
+    schema = body_of(paths, method, path)["content"]["application/json"]["schema"]
+    wishes, none = schema["properties"]["routing"]["anyOf"]
+    assert none == {"type": "null"}
+    assert (wishes["type"], wishes["additionalProperties"], wishes["minProperties"]) == ("object", False, 1)
+    assert tuple(wishes["properties"]) == RoutingWishes.__struct_fields__
+
+
 def test_a_body_that_may_be_left_out_is_told_as_such(paths):
     assert body_of(paths, "post", "/keys/{key_id}/rotate")["required"] is False
     assert body_of(paths, "post", "/backends/{backend}/drain")["required"] is False
@@ -36,7 +46,8 @@ def test_every_route_that_takes_a_body_tells_how_large_it_may_be(paths):
         for method, operation in methods.items():
             assert ("requestBody" in operation) == ("413" in operation["responses"]), (method, path)
             if "requestBody" in operation:
-                assert "64 KiB" in operation["responses"]["413"]["description"]
+                most = "1024 KiB" if path.endswith("/explain") else "64 KiB"
+                assert most in operation["responses"]["413"]["description"]
 
 
 def test_what_is_told_whole_is_told_as_it_is():

@@ -7,8 +7,8 @@ from litestar import Litestar, Router, WebSocket, asgi, get, post, websocket
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
-from gateway.api.guards import OPEN_PATHS, OWN_CHECKS, READING, Guard, UnguardedRoute, all_guarded
-from gateway.api.inference import inference_router
+from gateway.api.apps import callers_app
+from gateway.api.guards import OPEN_PATHS, OWN_CHECKS, QUESTIONS, READING, Guard, UnguardedRoute, all_guarded
 from gateway.api.operations import operations_routes
 from gateway.app import Gateway
 from gateway.exchange import Exchange
@@ -30,6 +30,11 @@ SAMPLES = {"key_id": "000000000000"}
 def filled_in(path):
     """Return a path with values for its parameters."""
     return re.sub(r"\{(\w+):\w+\}", lambda found: SAMPLES.get(found[1], "some"), path)
+
+
+def changes(method, path):
+    """Say whether a route changes something."""
+    return method not in READING and (method, path) not in QUESTIONS
 
 
 def requests_of(app):
@@ -67,13 +72,31 @@ async def ask(url, admin, identities):
 
 async def test_a_viewer_is_refused_by_every_route_that_changes_something(app, ask):
     """By walking the routes: one that somebody adds later is in it."""
-    changing = [(method, path) for method, path in requests_of(app) if method not in READING]
+    changing = [(method, path) for method, path in requests_of(app) if changes(method, path)]
     assert len(changing) >= 13
     for method, path in changing:
         told = error(await ask(("admin:read",), method, path), 403)
         assert told["code"] == "permission_denied"
         assert "`admin:write`" in told["message"]
         assert "its scopes: admin:read" in told["message"]
+
+
+async def test_a_viewer_may_ask_what_changes_nothing(app, ask, store):
+    """Every route that is said to be a question is there, and leaves the store as it was, whatever is asked."""
+    assert set(requests_of(app)) >= QUESTIONS
+    bodies = {(method, f"/admin/v1{path}"): body for method, path, body in ROUTES}
+    await ask(("admin:read",), "GET", "/admin/v1/keys")  # which makes the key
+    before = await written(store)
+    for method, path in QUESTIONS:
+        for body in (bodies[method, path], bodies[method, path] | {"key": None}, {}):
+            assert (await ask(("admin:read",), method, path, json=body)).status_code in {200, 400}
+    assert await written(store) == before
+
+
+async def written(store):
+    """Return the keys of a store with what is in each."""
+    (names,) = await store.send(("KEYS", "*"))
+    return dict(zip(names, await store.send(*(("DUMP", name) for name in names)), strict=True))
 
 
 async def test_a_viewer_may_read_everything(app, ask):
@@ -197,21 +220,22 @@ async def test_every_route_of_the_real_app_is_guarded_or_listed(tmp_path):
     """
     store = Store(f"unix://{tmp_path}/nothing")
     gateway = Gateway(settings(tmp_path, {}), store, store, "admin", discover=False)
-    app = gateway._litestar([inference_router(gateway.services), gateway._admin()])
-    asked = 0
-    async with served(app) as url, httpx.AsyncClient(base_url=url, verify=False) as nobody:
-        for route in app.routes:
-            for handler in route.route_handlers:
-                calls = handler.parsed_fn_signature.return_type.annotation is Exchange
-                if route.path in OPEN_PATHS or calls or handler.fn.__module__ == "litestar.routes.http":
-                    continue
-                for method in handler.http_methods:
-                    path = filled_in(route.path)
-                    answer = await nobody.request(method, path, json={} if method == "POST" else None)
-                    assert answer.status_code == 401, f"{method} {path}: {answer.text}"
-                    asked += 1
+    asked, paths = 0, set()
+    for app in (callers_app(gateway.services), gateway._admins()):
+        async with served(app) as url, httpx.AsyncClient(base_url=url, verify=False) as nobody:
+            for route in app.routes:
+                paths.add(route.path)
+                for handler in route.route_handlers:
+                    calls = handler.parsed_fn_signature.return_type.annotation is Exchange
+                    if route.path in OPEN_PATHS or calls or handler.fn.__module__ == "litestar.routes.http":
+                        continue
+                    for method in handler.http_methods:
+                        path = filled_in(route.path)
+                        answer = await nobody.request(method, path, json={} if method == "POST" else None)
+                        assert answer.status_code == 401, f"{method} {path}: {answer.text}"
+                        asked += 1
     assert asked >= 26 + len(OWN_CHECKS)
-    assert {route.path for route in app.routes} >= OWN_CHECKS
+    assert paths >= {*OWN_CHECKS, "/admin/v1/schema", "/admin/v1/schema/openapi.json"}
     await gateway.services.telemetry.close()
     await store.close()
 
@@ -220,7 +244,13 @@ async def test_every_route_of_the_operations_app_is_listed():
     async def ready():
         return None
 
-    all_guarded(Litestar(operations_routes(Metrics(), ready, lambda: "ready"), logging_config=None))
+    routes = operations_routes(Metrics(), ready, lambda: "ready")
+    all_guarded(Litestar(routes, openapi_config=None, logging_config=None))
+
+
+async def test_the_pages_that_run_a_strangers_scripts_cannot_be_served():
+    with pytest.raises(UnguardedRoute, match="GET /schema/"):
+        all_guarded(Litestar([], logging_config=None))
 
 
 @get("/open")
@@ -260,7 +290,8 @@ async def test_an_unguarded_route_cannot_be_served(routes, path):
 
 async def test_a_guarded_route_can(parts):
     guard = Guard(ADMIN_KEY, parts.callers)
-    all_guarded(Litestar([Router("/any", route_handlers=[open_get], guards=[guard])], logging_config=None))
+    router = Router("/any", route_handlers=[open_get], guards=[guard])
+    all_guarded(Litestar([router], openapi_config=None, logging_config=None))
 
 
 async def test_every_sample_request_meets_a_route(app):

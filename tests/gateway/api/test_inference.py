@@ -1,8 +1,11 @@
+import anthropic
 import msgspec
+import openai
 import pytest
 
-from gateway.api.inference import HOT, ROUTES
+from gateway.api.inference import ROUTES
 from gateway.upstream.catalog import Catalog
+from policies.apis import PATHS
 from tests.policies.builders import deployment, model
 
 
@@ -48,11 +51,11 @@ async def test_nobody_lists_without_a_key(gateway, path):
 
 def test_every_api_has_its_route():
     """By the path that its clients call."""
-    assert set(HOT.values()) == set(ROUTES)
-    assert {"/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize"} < set(HOT)
+    assert set(PATHS.values()) == set(ROUTES)
+    assert {"/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize"} < set(PATHS)
 
 
-@pytest.mark.parametrize("path", HOT)
+@pytest.mark.parametrize("path", PATHS)
 async def test_the_hot_routes_answer_405_and_stand_in_the_openapi_page(gateway, path):
     """Though they hand over to an app of ours."""
     answer = await gateway.client.get(path)
@@ -60,7 +63,7 @@ async def test_the_hot_routes_answer_405_and_stand_in_the_openapi_page(gateway, 
 
     assert answer.status_code == 405
     assert answer.json()["error"]["type"] == "invalid_request_error"
-    title, description = ROUTES[HOT[path]]
+    title, description = ROUTES[PATHS[path]]
     assert page["paths"][path]["post"].items() >= {"summary": title, "description": description}.items()
 
 
@@ -78,3 +81,34 @@ async def test_completions_and_embeddings_reach_their_paths(gateway, first):
     await gateway.ask("embeddings", input="x")
 
     assert [request.path for request in first.requests] == ["/v1/completions", "/v1/embeddings"]
+
+
+async def test_an_sdk_with_a_wrong_base_url_is_told_the_right_one(gateway):
+    """OpenAI's without `/v1`, Anthropic's with it: each in the shape that it raises on."""
+    url, key = gateway.running.url, gateway.client.headers["authorization"].removeprefix("Bearer ")
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    async with openai.AsyncOpenAI(base_url=url, api_key=key) as client:
+        with pytest.raises(openai.NotFoundError) as of_openai:
+            await client.chat.completions.create(**ask)
+    async with anthropic.AsyncAnthropic(base_url=f"{url}/v1", api_key=key) as client:
+        with pytest.raises(anthropic.NotFoundError) as of_anthropic:
+            await client.messages.create(**ask)
+
+    said = "POST /chat/completions is nothing this gateway does. Did you mean /v1/chat/completions? "
+    assert of_openai.value.body["message"] == f"{said}An OpenAI base_url ends with /v1."
+    assert of_anthropic.value.body["error"]["message"].endswith(
+        "Did you mean /v1/messages? An Anthropic base_url ends before /v1."
+    )
+
+
+async def test_an_sdk_does_not_repeat_a_call_that_no_deployment_can_ever_take(gateway, first):
+    """It is its caller's to change."""
+    key = gateway.client.headers["authorization"].removeprefix("Bearer ")
+    image = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+    async with openai.AsyncOpenAI(base_url=f"{gateway.running.url}/v1", api_key=key) as client:
+        with pytest.raises(openai.BadRequestError, match="a/scripted takes no image") as refused:
+            await client.chat.completions.create(model="m", messages=[{"role": "user", "content": [image]}])
+
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "messages")
+    assert gateway.metric("sluiceway_requests_total", api="chat", model="m", status="400") == 1
+    assert first.requests == []

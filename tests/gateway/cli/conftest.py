@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from litestar import Litestar
 
 from gateway.api.admin import ERROR_ANSWERS, BackendView, Parts, admin_router
+from gateway.api.admin_explain import dry_run
 from gateway.cli import main
 from gateway.config.settings import STANDARD, Organization
 from gateway.config.stored import stored_plan
@@ -19,6 +20,7 @@ from gateway.identity.last_used import LastUsed
 from gateway.identity.registry import Registry
 from gateway.store.door import Store
 from policies.domain import Meter, MeterKind, Plan
+from tests.gateway.api.support import fleet_services
 from tests.gateway.identity.support import served, valkey
 
 ADMIN_KEY = "admin-key-of-the-tests"
@@ -31,7 +33,16 @@ BACKENDS = (
     BackendView(
         name="gpu", kind="vllm", hosted=False, up=True, why=None, in_flight=3, models=("mistral-medium", "small")
     ),
-    BackendView(name="hosted", kind="nvidia", hosted=True, up=None, why="401", in_flight=0, models=()),
+    BackendView(
+        name="hosted",
+        kind="nvidia",
+        hosted=True,
+        up=None,
+        why="large off: the upstream answered 401 (for 5 min more)",
+        in_flight=0,
+        models=("large", "larger"),
+        unlisted=("larger",),
+    ),
 )
 
 
@@ -94,6 +105,7 @@ async def _gateway(valkey_url):
         last_used=LastUsed(store),
         **file,
     )
+    services = fleet_services()
     parts = Parts(
         registry=registry,
         store=store,
@@ -101,6 +113,9 @@ async def _gateway(valkey_url):
         admin_key=ADMIN_KEY,
         issuers=("corp",),
         backends=lambda: BACKENDS,
+        dry_run=partial(dry_run, services),
+        catalog=lambda: services.catalog,
+        serves_without_store=lambda: False,
         **file,
     )
     app = Litestar([admin_router(parts)], exception_handlers=ERROR_ANSWERS, logging_config=None)

@@ -153,7 +153,7 @@ async def test_a_server_that_is_no_gateway_is_noticed(run):
 
 
 @pytest.mark.parametrize(
-    "command", [LIST, ("orgs", "set", "acme"), ("orgs", "rm", "acme"), ("plans", "show", "p"), ("gateways", "ls")]
+    "command", [LIST, ("orgs", "set", "acme"), ("orgs", "rm", "acme"), ("plans", "show", "p"), ("peers",)]
 )
 async def test_an_address_without_the_admin_api_is_told_with_where_it_is(run, command):
     """A gateway is there, but its admin API is on its other port; nothing is taken for a record that is not there."""

@@ -136,6 +136,32 @@ async def test_a_refused_step_ends_the_run_which_goes_on_when_run_again(run, url
     assert await registry.get(TeamRecord, "acme/ops") is not None
 
 
+async def test_a_dry_run_foretells_which_deletions_are_refused(sluiceway, run, url, written, registry):
+    """The real run keeps those very ones, and ends with the same exit code: a pipeline trusts the first."""
+    await sluiceway("plans", "set", "tin", "-f", "-", stdin="tokens_per_day: 5")
+    await sluiceway("plans", "set", "lead", "-f", "-", stdin="tokens_per_day: 5")
+    await sluiceway("plans", "set", "silver", "-f", "-", stdin="tokens_per_day: 5")
+    for team, plan in (("x", "tin"), ("y", "silver")):
+        await sluiceway("keys", "create", "--org", "initech", "--team", team, "--name", "ci", "--plan", plan)
+    for name, plan in (("umbrella", "lead"), ("hooli", "lead")):
+        await sluiceway("orgs", "set", name, "--plan", plan)
+    await sluiceway("teams", "set", "hooli", "z")
+    before = await registry.audit()
+    dry = await run(*written(), "--prune", "--dry-run", SLUICEWAY_URL=url)
+    told = json.loads((await run(*written(), "--prune", "--dry-run", "--json", SLUICEWAY_URL=url)).stdout)
+    assert (dry.exit_code, await registry.audit()) == (1, before)
+    assert "would be kept: team initech/x: it has keys that are not revoked: 1" in dry.stdout.splitlines()
+    assert "would be kept: organization initech: it has teams: 2, and keys that are not revoked: 2" in dry.stdout
+    assert dry.stderr.endswith("Nothing was changed: --dry-run.\n")
+
+    real = json.loads((await run(*written(), "--prune", "--json", SLUICEWAY_URL=url)).stdout)
+    kept = [one["name"] for one in real["kept"]]
+    assert kept == ["initech/y", "initech/x", "initech", "tin"]
+    assert [one["name"] for one in told["kept"]] == kept
+    assert sum(one["done"] for one in real["steps"]) == len(told["steps"]) - len(kept)
+    assert f"Would do: {len(told['steps']) - 4} of {len(told['steps'])} steps; would keep: team initech/y" in dry.stderr
+
+
 async def test_what_must_not_be_deleted_is_kept_and_the_rest_goes(sluiceway, run, url, written, registry):
     """One team with live keys must not keep everybody else's leavings; the caller's script still hears of it."""
     created = await sluiceway("keys", "create", "--org", "initech", "--team", "x", "--name", "ci", "--json")
@@ -197,6 +223,15 @@ async def test_backends_that_are_not_there_are_warned_of(sluiceway, written, reg
             "Warning: organization a: the gateway has no backend 'gpu-9' now (it has: gpu, hosted)\n"
         )
     assert await registry.get(OrganizationRecord, "a") is not None
+
+
+async def test_models_that_are_not_served_are_warned_of(sluiceway, written):
+    """By their names and aliases; one misspelt allows nothing."""
+    told = await sluiceway(*written("organizations: {a: {models: [mistral-small, small, mistral-smal, x*]}}"))
+
+    assert told.stderr == (
+        "Warning: organization a: the gateway has no model 'mistral-smal' now (it has: mistral-small, small)\n"
+    )
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import json
 
 from gateway.identity.records import DrainRecord
+from gateway.identity.registry import Registry
+from gateway.store.door import StoreDown
 from tests.gateway.cli.cells import cells
 
 
@@ -11,8 +13,25 @@ async def test_backends_are_listed_with_what_the_gateway_knows_of_them(sluiceway
     assert told == [
         ["backend", "kind", "hosted", "state", "in flight", "models", "why"],
         ["gpu", "vllm", "no", "up", "3", "mistral-medium, small", "-"],
-        ["hosted", "nvidia", "yes", "not known", "0", "-", "401"],
+        [
+            *("hosted", "nvidia", "yes", "not known", "0", "large, larger (not in its list)"),
+            "large off: the upstream answered 401 (for 5 min more)",
+        ],
     ]
+
+
+async def test_backends_are_listed_while_the_store_is_down(sluiceway, monkeypatch):
+    """With a word on what nobody can confirm, beside the table."""
+
+    async def gone(*_, **__):
+        raise StoreDown("it sleeps")
+
+    before = await sluiceway("backends", "ls")
+    monkeypatch.setattr(Registry, "every", gone)
+    told = await sluiceway("backends", "ls")
+
+    assert (told.stdout, before.stderr) == (before.stdout, "")
+    assert told.stderr.startswith("Warning: The store is down: which backends are drained")
 
 
 async def test_a_drain_is_for_all_gateways_until_it_is_resumed(sluiceway, registry):

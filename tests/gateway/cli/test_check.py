@@ -80,6 +80,26 @@ def test_the_file_must_be_named():
     assert "--config" in result.stderr
 
 
+@pytest.mark.parametrize("options", [["sluiceway.yaml"], ["--config", "sluiceway.yaml"]])
+def test_the_file_is_named_with_its_option_or_without(check, tmp_path, monkeypatch, options):
+    """One of both."""
+    wrong = check("backends: {}\n")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["check", *options])
+    twice = CliRunner().invoke(main, ["check", "sluiceway.yaml", "--config", "sluiceway.yaml"])
+
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, len(wrong.stdout.splitlines()))
+    assert (twice.exit_code, "give one of them" in twice.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [[], ["keys"], ["keys", "create"], ["check"]])
+def test_help_has_a_short_name_everywhere(words):
+    """As people try it first."""
+    short, whole = (CliRunner().invoke(main, [*words, option]) for option in ("-h", "--help"))
+
+    assert (short.exit_code, short.stdout) == (0, whole.stdout)
+
+
 def test_help_lists_every_command_with_its_line():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0

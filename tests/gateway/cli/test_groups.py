@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from gateway.cli import COMMANDS, main
 from gateway.cli.groups import Group
 
-GROUPS = ("orgs", "teams", "keys", "plans", "backends", "gateways", "tokens")
+GROUPS = ("orgs", "teams", "keys", "plans", "backends", "tokens")
 
 
 def test_every_group_of_records_is_one():

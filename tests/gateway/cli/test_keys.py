@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from gateway.cli.tables import scalar
 from gateway.identity import keys
 from gateway.identity.records import KeyRecord
 from tests.gateway.cli.cells import cells
@@ -49,11 +50,30 @@ async def test_create_takes_what_a_key_is_held_to(create, record):
     made = await create(
         *("--expires", "4102444800", "--scope", "inference", "--scope", "admin:read", "--model", "a", "--model", "b*"),
         *("--backend", "gpu", "--network", "10.0.0.0/8", "--network", "::1/128", "--local-only", "--metadata", "on=ci"),
+        *("--value-of-time", "0.01", "--max-price", "1", "--policy", "balanced"),
     )
     kept = await record(made["id"])
     assert (kept.expires, kept.scopes) == (4_102_444_800, ("inference", "admin:read"))
     assert (kept.models, kept.backends, kept.networks) == (("a", "b*"), ("gpu",), ("10.0.0.0/8", "::1/128"))
     assert (kept.local_only, kept.metadata) == (True, {"on": "ci"})
+    assert kept.routing == {"value_of_time": 0.01, "max_price": 1, "policy": "balanced"}
+
+
+async def test_what_is_probably_a_mistake_is_told_beside_the_key(sluiceway, create):
+    """On stderr, so that the key is alone; as JSON in it."""
+    told = await sluiceway(*NEW, "--model", "mistral-smal", "--model", "small")
+    made = await create("--backend", "gp")
+    changed = await sluiceway("keys", "set", made["id"], "--backend", "gpo")
+    named = await sluiceway("keys", "set", made["id"], "--name", "other")
+
+    assert keys.parse(told.stdout.removesuffix("\n"))
+    assert told.stderr.splitlines()[0] == (
+        "Warning: models: no model here is called mistral-smal, so that it allows nothing; "
+        "did you mean `mistral-small`?"
+    )
+    assert "did you mean `gpu`?" in made["warnings"][0]
+    assert changed.stderr.startswith("Warning: backends: no backend here is called gpo, ")
+    assert named.stderr == ""
 
 
 async def test_list_shows_every_key_with_its_state_and_no_secret(sluiceway, create):
@@ -103,7 +123,7 @@ async def test_show_tells_one_key_in_words(sluiceway, create):
     """With times that people read."""
     made = await create("--expires", "4102444800", "--metadata", "site=b")
     shown = (await sluiceway("keys", "show", made["id"])).stdout
-    assert {f"id: {made['id']}", 'expires: "2100-01-01 00:00"', "  site: b"} <= set(shown.splitlines())
+    assert {f"id: {scalar(made['id'])}", 'expires: "2100-01-01 00:00"', "  site: b"} <= set(shown.splitlines())
     assert made["key"][16:] not in shown
     assert json.loads((await sluiceway("keys", "show", made["id"], "--json")).stdout)["expires"] == 4_102_444_800
 
@@ -128,6 +148,20 @@ async def test_set_changes_what_is_given(sluiceway, create, record):
     assert again.stdout == f"{made['id']} is so already: nothing was changed\n"
 
 
+async def test_set_changes_one_wish_and_leaves_the_others(sluiceway, create, record):
+    """And takes one away; the record shows them one a line."""
+    made = await create("--value-of-time", "0.01", "--priority", "high")
+    told = await sluiceway("keys", "set", made["id"], "--ttft-target", "2.5", "--clear", "value-of-time")
+    assert told.stdout.startswith(f"changed {made['id']}\n  routing: ")
+    assert (await record(made["id"])).routing == {"priority": "high", "ttft_target": 2.5}
+    shown = (await sluiceway("keys", "show", made["id"])).stdout.splitlines()
+    assert {"routing:", "  priority: high", "  ttft_target: 2.5"} <= set(shown)
+    again = await sluiceway("keys", "set", made["id"], "--priority", "high")
+    assert again.stdout == f"{made['id']} is so already: nothing was changed\n"
+    await sluiceway("keys", "set", made["id"], "--clear", "priority", "--clear", "ttft-target")
+    assert (await record(made["id"])).routing is None
+
+
 async def test_rotate_prints_the_new_key_and_until_when_the_old_one_is_taken(sluiceway, create, record):
     """Under the same id."""
     made = await create()
@@ -150,6 +184,7 @@ async def test_revoke_refuses_the_key_from_then_on(sluiceway, create, record):
     made = await create()
     assert (await sluiceway("keys", "revoke", made["id"])).stdout == f"revoked {made['id']}\n"
     assert (await record(made["id"])).revoked
+    assert "state: revoked" in (await sluiceway("keys", "show", made["id"])).stdout.splitlines()
     assert json.loads((await sluiceway("keys", "revoke", made["id"], "--json")).stdout) == {
         "id": made["id"],
         "revoked": True,
@@ -172,8 +207,14 @@ async def test_revoking_an_unknown_key_fails_in_one_line(refused):
 async def test_what_the_gateway_refuses_is_told_in_its_words(refused):
     """With what would be right."""
     assert "there is no plan 'gold'" in await refused(*NEW, "--plan", "gold")
-    assert "networks: 'lan' is no address" in await refused(*NEW, "--network", "lan")
+    assert "did you mean `standard`?" in await refused(*NEW, "--plan", "standart")
+    assert "--network: 'lan' is no address and no range of them; must be a list" in await refused(
+        *NEW, "--network", "lan"
+    )
     assert "expires: " in await refused(*NEW, "--expires", "2020-01-01")
+    assert "routing.max_price: '-1' is out of range" in await refused(*NEW, "--max-price", "-1")
+    assert "routing.value_of_time: does" in await refused(*NEW, "--policy", "fastest", "--value-of-time", "1")
+    assert "routing.ttft_target: does nothing" in await refused(*NEW, "--policy", "pinned", "--ttft-target", "1")
     assert "no key with this id" in await refused("keys", "set", "000000000000", "--name", "x")
 
 

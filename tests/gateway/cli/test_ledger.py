@@ -70,7 +70,7 @@ async def test_the_audit_as_json_is_the_admin_apis_answer(check, books):
 async def test_what_could_not_be_found_out_is_exit_code_2(run, url):
     result = await run("ledger", "check", "--org", "a b", SLUICEWAY_URL=url)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr.startswith("Error: organization: must be")
+    assert result.stderr.startswith("Error: --org: must be")
     result = await run("ledger", "check", SLUICEWAY_URL="http://127.0.0.1:9")
     assert result.exit_code == 2
     assert "nothing answers" in result.stderr

@@ -8,12 +8,14 @@ requests_per_minute: {limit: 600, burst: 50}
 budget_per_month: 25.5
 models: {small: {tokens_per_day: 1000}}
 overrun: cut
+routing: {value_of_time: 0.01, policy: balanced}
 """
 DOCUMENT = {
     "requests_per_minute": {"limit": 600, "burst": 50},
     "budget_per_month": 25.5,
     "models": {"small": {"tokens_per_day": 1000}},
     "overrun": "cut",
+    "routing": {"value_of_time": 0.01, "policy": "balanced"},
 }
 
 

@@ -1,9 +1,12 @@
 import asyncio
+import contextlib
 import os
 import signal
 import ssl
 import subprocess
 import sys
+import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +14,8 @@ from click.testing import CliRunner
 
 from gateway.cli.serve import command
 from tests.parts.certificates import self_signed
-from tests.parts.gateway import GatewayProcess, free_port, write_config
+from tests.parts.gateway import ADMIN_KEY, GatewayProcess, write_config
+from tests.parts.ports import free_port
 from tests.parts.scripted import ScriptedServer
 
 SERVE = [sys.executable, "-c", "from gateway.cli import main; main()", "serve"]
@@ -25,6 +29,46 @@ async def test_serve_says_where_it_listens_and_ends_with_0(tmp_path):
             assert f"listens on {gateway.url}" in gateway.output
             assert "models:   scripted" in gateway.output
             assert await gateway.terminate() == 0
+
+
+@pytest.mark.parametrize("after", [0.1, 0.3, 0.6])
+def test_a_stop_while_it_is_being_imported_is_heard(tmp_path, after):
+    """A container's first process that does not listen for a signal never gets it, and is killed minutes later."""
+    config = write_config(tmp_path, {"backends": {"a": {"kind": "vllm", "base_url": "http://127.0.0.1:9/v1"}}})
+    env = {**os.environ, "SLUICEWAY_ADMIN_KEY": ADMIN_KEY}  # without it the process would end by itself
+    child = subprocess.Popen(
+        [*SERVE, "--config", str(config)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not _hears_sigterm(child.pid):
+            assert child.poll() is None
+        time.sleep(after)
+        child.terminate()
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_nothing_swallows_a_stop_before_anything_has_begun():
+    """An exception would end in whatever is being imported, or set up, as if it were that one's mistake."""
+    swallowing = """
+import signal
+from gateway.cli import main
+main.get_command(None, "serve")
+try:
+    signal.raise_signal(signal.SIGTERM)
+except BaseException:
+    pass
+raise SystemExit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", swallowing], timeout=30, check=False).returncode == 0
+
+
+def _hears_sigterm(pid):
+    """Say whether a process has a handler for it."""
+    mask = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +134,10 @@ async def test_a_hangup_shows_a_renewed_certificate_and_a_useless_one_changes_no
         async with GatewayProcess(write_config(tmp_path, {"listen": listen, "backends": backends})) as gateway:
 
             async def hang_up(word):
+                told = gateway.output.count(word)  # the watch renews it as well, with its first reading
                 gateway.send(signal.SIGHUP)
                 async with asyncio.timeout(10):
-                    while word not in gateway.output:  # noqa: ASYNC110 - another process's log
+                    while gateway.output.count(word) == told:  # noqa: ASYNC110 - another process's log
                         await asyncio.sleep(0.02)
 
             assert f"listens on https://127.0.0.1:{listen['port']}" in gateway.output
@@ -107,6 +152,37 @@ async def test_a_hangup_shows_a_renewed_certificate_and_a_useless_one_changes_no
             assert await asyncio.to_thread(shown, listen["port"]) == renewed
             assert await gateway.terminate() == 0
             assert "Traceback" not in gateway.output
+
+
+def waits_to_read(pipe, held):
+    """Say whether somebody has the pipe open to read it; from then on `held` keeps its other end, and says nothing."""
+    with contextlib.suppress(OSError):
+        held.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    return bool(held)
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["one", "workers"])
+async def test_a_file_whose_reader_gets_no_answer_does_not_keep_a_process_that_was_told_to_stop(tmp_path, workers):
+    """As at a network mount that hangs: a stop would else end in a kill, after all the time that it is given."""
+    held = []
+    (tmp_path / "key").write_text("key-of-the-backend")
+    async with ScriptedServer() as upstream:
+        backend = {"kind": "openai", "base_url": f"{upstream.url}/v1", "api_key": {"file": "key"}}
+        gateway = GatewayProcess(write_config(tmp_path, {"backends": {"a": backend}}))
+        gateway._command += ["--workers", str(workers)]
+        try:
+            async with gateway:
+                os.mkfifo(tmp_path / "pipe")
+                (tmp_path / "pipe").replace(tmp_path / "key")
+                async with asyncio.timeout(10):
+                    while not waits_to_read(tmp_path / "key", held):  # noqa: ASYNC110 - another process's reading
+                        await asyncio.sleep(0.02)
+
+                assert await gateway.terminate(20) == 0
+                assert '"level": "error"' not in gateway.output
+        finally:
+            for each in held:
+                os.close(each)
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
@@ -133,11 +209,33 @@ async def test_a_stop_waits_only_for_calls(tmp_path, tls):
                 callers.append((reader, writer))
             await callers[0][0].readuntil(b"\r\n\r\n")
             await asyncio.sleep(0.2)
+            try:
+                assert await gateway.terminate() == 0
+                assert asyncio.get_running_loop().time() - begun < 20
+                assert b"body_timeout" in await callers[2][0].read()
+                assert "Traceback" not in gateway.output
+                assert '"level": "error"' not in gateway.output
+            finally:
+                for _, writer in (silent, *callers):
+                    writer.close()
 
+
+@pytest.mark.parametrize("workers", ["0", "65", "two"])
+def test_a_number_of_workers_that_cannot_be_is_refused(workers):
+    """Before anything is read."""
+    done = CliRunner().invoke(command, ["--workers", workers])
+
+    assert done.exit_code == 2
+    assert "--workers" in done.stderr
+
+
+async def test_one_worker_is_one_process_and_no_supervisor(tmp_path):
+    """As without the option: nothing is between a signal and the gateway."""
+    async with ScriptedServer() as upstream:
+        config = write_config(tmp_path, {"backends": {"a": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}}})
+        gateway = GatewayProcess(config)
+        gateway._command += ["--workers", "1"]
+        async with gateway:
+            assert "sluiceway_workers" not in await gateway.metrics()
+            assert "workers" not in gateway.output
             assert await gateway.terminate() == 0
-            assert asyncio.get_running_loop().time() - begun < 20
-            assert b"body_timeout" in await callers[2][0].read()
-            assert "Traceback" not in gateway.output
-            assert '"level": "error"' not in gateway.output
-            for _, writer in (silent, *callers):
-                writer.close()

@@ -8,7 +8,7 @@ from gateway.cli.terms import merged, terms
 
 
 @click.command()
-@terms("name", *ORGANIZATION, "scopes", "networks", "expires", clearable=True)
+@terms("name", *ORGANIZATION, "scopes", "networks", "expires", "routing", clearable=True)
 def command(given):
     click.echo(json.dumps(given))
 
@@ -53,6 +53,33 @@ def test_options_are_the_admin_apis_fields():
     }
 
 
+def test_wishes_are_one_field():
+    """Numbers as numbers; those that are taken away are named."""
+    options = "--ttft-target 2 --tpot-target 0.05 --value-of-time 0.01 --max-price 0.000000001 --policy pinned"
+
+    assert given(*options.split(), "--clear", "priority") == {
+        "routing": {
+            "ttft_target": 2,
+            "tpot_target": 0.05,
+            "value_of_time": 0.01,
+            "max_price": 1e-9,
+            "policy": "pinned",
+            "priority": None,
+        }
+    }
+    assert given("--priority", "low") == {"routing": {"priority": "low"}}
+
+
+def test_wishes_are_added_to_one_another():
+    """One that is taken away leaves the others; without any there is no routing."""
+    present = {"routing": {"policy": "pinned", "max_price": 1}}
+
+    assert merged({"routing": {"priority": "low"}}, present)["routing"] == {**present["routing"], "priority": "low"}
+    assert merged({"routing": {"policy": None}}, present)["routing"] == {"max_price": 1}
+    assert merged({"routing": {"policy": None, "max_price": None}}, present)["routing"] is None
+    assert merged({"routing": {"priority": "low"}}, {"routing": None})["routing"] == {"priority": "low"}
+
+
 def test_a_flag_can_be_taken_back():
     """Not given is a third thing."""
     assert given("--no-local-only") == {"local_only": False}
@@ -90,6 +117,7 @@ def test_what_contradicts_itself_is_refused(tmp_path):
 
     assert "--plan and --meters exclude each other" in refused("--plan", "gold", "--meters", str(path))
     assert "--clear models contradicts" in refused("--model", "a", "--clear", "models")
+    assert "--clear max-price contradicts" in refused("--max-price", "1", "--clear", "max-price")
 
 
 def test_a_value_that_is_none_is_told_with_what_would_be_right(tmp_path):
@@ -99,6 +127,9 @@ def test_a_value_that_is_none_is_told_with_what_would_be_right(tmp_path):
 
     assert "'--metadata': 'owner' is not NAME=VALUE" in refused("--metadata", "owner")
     assert "'--scope': 'all' is not one of 'inference', 'admin:read', 'admin:write'" in refused("--scope", "all")
+    assert "'--max-price': 'lots' is no plain number, such as 0.5." in refused("--max-price", "lots")
+    assert "'--value-of-time': 'nan' is no plain number" in refused("--value-of-time", "nan")
+    assert "'--policy': 'best' is not one of 'balanced', 'cheapest'" in refused("--policy", "best")
     assert "own.yaml:2: tokens: is not a setting of a plan" in refused("--meters", str(path))
     assert "cannot read gone.yaml: No such file" in refused("--meters", "gone.yaml")
 

@@ -81,7 +81,11 @@ async def test_usage_as_json_is_the_admin_apis_answer(sluiceway, books):
 async def test_an_organization_without_usage_is_told_in_words_and_to_programs_as_a_header(sluiceway):
     told = (await sluiceway("usage", "--org", "nobody")).stdout
     assert told.startswith("nobody has used nothing from 20")
+    assert told.endswith("; there is no organization of that name either (see `sluiceway orgs ls`)\n")
     assert told.count("\n") == 1
+    await sluiceway("orgs", "set", "nobody")
+    for known in ("nobody", "filed"):
+        assert "no organization" not in (await sluiceway("usage", "--org", known)).stdout
     assert (await sluiceway("usage", "--format", "csv")).stdout.count("\n") == 1
 
 
@@ -93,10 +97,10 @@ async def test_a_deployment_that_there_is_not_is_a_dash(sluiceway, books):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--org", "a b"), f"organization: {RULE}"),
-        (("--by", "colour"), "by: must be one or more of organization, team, key, model, deployment, day and hour"),
-        (("--since", "soon"), "since: must be a time ago, such as 30d, 12h or 2w, or a date or ISO time"),
-        (("--since", "1d", "--until", "2d"), "since: is 20"),
+        (("--org", "a b"), f"--org: {RULE}"),
+        (("--by", "colour"), "--by: must be one or more of organization, team, key, model, deployment, day and hour"),
+        (("--since", "soon"), "--since: must be a time ago, such as 30d, 12h or 2w, or a date or ISO time"),
+        (("--since", "1d", "--until", "2d"), "--since: is 20"),
     ],
 )
 async def test_what_is_wrong_is_told_with_what_would_be_right(run, url, arguments, told):
@@ -110,3 +114,11 @@ async def test_another_format_is_refused_with_those_there_are(run, url):
     result = await run("usage", "--format", "xml", SLUICEWAY_URL=url)
     assert result.exit_code == 2
     assert "'table', 'csv', 'json'" in result.stderr
+
+
+async def test_rows_are_told_by_org_as_the_option_and_the_column_call_it(sluiceway, books):
+    """And by its whole name."""
+    short, whole = [(await sluiceway("usage", "--by", f"model,{name}")).stdout for name in ("org", "organization")]
+
+    assert short == whole
+    assert rows(short)[0][:2] == ["model", "org"]

@@ -53,3 +53,16 @@ def test_a_bound_on_connections_is_a_whole_number(mistakes_of, settings_of, valu
     assert (mistake.line, mistake.where) == (2, "backends.gpu.max_connections")
     assert mistake.remedy == "write connections from 1 to 65,535"
     assert settings_of(text.format(8)).backends[0].max_connections == 8
+
+
+def test_other_authorities_in_the_same_file_are_another_backend(settings_of, tmp_path):
+    """Its connections were made by those before."""
+    ca = certified(tmp_path).ca
+    text = FILE.format("https", ca)
+    (before,) = settings_of(text).backends
+    (same,) = settings_of(text).backends
+    ca.write_bytes(ca.read_bytes() + b"\n")
+    (after,) = settings_of(text).backends
+
+    assert same == before != after
+    assert (after.ca, len(after.ca_digest)) == (ca, 64)

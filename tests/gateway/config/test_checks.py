@@ -131,6 +131,51 @@ def test_a_certificate_without_its_key_is_told_once(only_mistake_of):
     assert (mistake.where, mistake.message) == ("listen.tls.key", "is missing")
 
 
+@pytest.mark.parametrize(
+    ("origin", "fragment"),
+    [
+        ("app.example.org", "does not begin with http:// or https://; write it as browsers tell it: https://HOST"),
+        ("ftp://app.example.org", "does not begin with http:// or https://"),
+        ("https://", "names no valid host"),
+        ("https://app.example.org/", "goes on behind its host, as no origin does (a slash is enough)"),
+        ("https://app.example.org/chat", "goes on behind its host"),
+        ("https://app.example.org?x=1", "goes on behind its host"),
+        ("https://app.example.org#x", "goes on behind its host"),
+        ("https://me:hunter2@app.example.org", "holds credentials"),
+        ("https://App.example.org", "has capital letters, which no browser tells"),
+        ("HTTPS://app.example.org", "has capital letters"),
+        ("https://app.example.org:443", "names the usual port, which no browser tells"),
+        ("http://app.example.org:80", "names the usual port"),
+        ("https://app.example.org:", "names the usual port"),
+        ("https://app.example.org:0443", "names the usual port"),
+        ("https://h:08443", "has zeros before its port, which no browser tells; write https://h:8443"),
+        ("https://[::1]:08443", "write https://[::1]:8443"),
+        ("https://app.example.org:0", "is not a valid URL"),
+        ("https://*.example.org", "has a * in it, which stands for nothing; write each origin, or '*' alone"),
+        ("**", "has a * in it"),
+        ("null", "is what every page without an origin tells"),
+        ("http://localhost:3000", "is given twice; keep one of them"),
+    ],
+)
+def test_an_origin_that_no_browser_tells_is_told(only_mistake_of, origin, fragment):
+    """It would let in nobody, and nobody would know why."""
+    mistake = only_mistake_of(f"listen:\n  cors:\n    - http://localhost:3000\n    - '{origin}'\n")
+    assert (mistake.line, mistake.where) == (5, "listen.cors[1]")
+    assert fragment in f"{mistake.message}; {mistake.remedy}"
+    assert "hunter2" not in str(mistake)
+
+
+def test_an_origin_beside_the_leave_for_all_is_told(only_mistake_of):
+    mistake = only_mistake_of("listen:\n  cors: ['*', https://app.example.org]\n")
+    assert (mistake.line, mistake.where) == (3, "listen.cors[1]")
+    assert "changes nothing beside '*', which lets in every page; remove it, or remove '*'" in str(mistake)
+
+
+def test_a_list_without_an_origin_is_told(only_mistake_of):
+    mistake = only_mistake_of("listen: {cors: []}\n")
+    assert (mistake.where, mistake.message) == ("listen.cors", "is empty")
+
+
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "proxy.example.org", "10.0.0.0/33", "*"])
 def test_a_proxy_that_is_no_address_is_told(only_mistake_of, network):
     mistake = only_mistake_of(f"listen:\n  trusted_proxies: [127.0.0.1, '{network}']\n")

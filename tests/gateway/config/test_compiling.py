@@ -10,12 +10,14 @@ from gateway.config.settings import (
     Limits,
     Listen,
     Organization,
+    Shutdown,
     StoreSettings,
     Telemetry,
     Tls,
 )
-from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price, RoutingTerms
+from policies.domain import Deadlines, Deployment, Meter, MeterKind, Model, Plan, Price
 from policies.subjects import Mapping
+from policies.terms import RoutingTerms, RoutingWishes
 from tests.parts.certificates import self_signed
 
 FULL = """\
@@ -23,24 +25,31 @@ listen: {host: 0.0.0.0, port: 9000}
 operations: {host: "::1", port: 9001}
 admin_key: ${SLUICEWAY_ADMIN_KEY}
 admin: {on: operations}
-store: {url: "redis://h:6379/1", data_dir: ./state, when_down: local, allow_eviction: true, identity_grace: 60}
-limits: {body: 10MB, buffered_total: 100MB, open_calls: 5_000, body_deadline: 12.5}
+store: {url: "redis://h:6379/1", data_dir: ./at, when_down: local, allow_eviction: true, identity_grace: 6, deadline: 1}
+limits: {body: 10MB, buffered_total: 100MB, open_calls: 5_000, body_deadline: 12.5, waiting_calls: 50}
+shutdown: {pause: 5, grace: 600}
 backends:
   hosted: {kind: nvidia, base_url: https://integrate.api.nvidia.com/v1, api_key: "${NVIDIA_API_KEY}"}
-  gpu-a:  {kind: vllm, base_url: http://127.0.0.1:8000/v1/}
+  gpu-a:  {kind: vllm, base_url: http://127.0.0.1:8000/v1/, max_in_flight: 64, requests_per_minute: 600}
   gpu-b:  {kind: llamacpp, base_url: "http://127.0.0.1:${PORT:-8010}/v1", hosted: true}
 models:
   mistral-medium-3.5:
     aliases: [mistral-medium-latest]
     deployments:
       - {backend: gpu-a, model: mistralai/Mistral-Medium-3.5-128B, context_window: 131072, modalities: [text, image]}
-      - {backend: gpu-b, model: mistral-medium-3.5-q4, context_window: 32768, price: {input: 0.01, output: 0}}
+      - backend: gpu-b
+        model: mistral-medium-3.5-q4
+        context_window: 32768
+        price: {input: 0.01, output: 0}
+        weight: 9
       - backend: hosted
         model: mistralai/mistral-medium-3.5-128b
         price: {input: 1.5, output: 7.5, cached_input: 0.15, reasoning: 8}
         tokenizer: other
     fallbacks: [any]
-    routing: {ttft_target: 2.0, value_of_time: 0.001, max_attempts: 1}
+    routing:
+      {ttft_target: 2.0, max_attempts: 1, tpot_target: 0.05, max_price: 0.5, policy: fastest,
+       max_wait: 0, priority: high}
     deadlines: {total: 60, first_content: 20, stall: 12, keep_alive: 15}
     on_stream_failure: continue
   small:
@@ -54,6 +63,7 @@ plans:
     concurrent_requests: {limit: 32, enforce: false}
     overrun: cut
     when_down: deny
+    routing: {value_of_time: 0.01, max_price: 0.000000001, priority: low}
     models:
       any:
         budget_per_month: 0.5
@@ -80,6 +90,7 @@ GOLD = Plan(
     ),
     overrun="cut",
     when_down="deny",
+    wishes=RoutingWishes(value_of_time=10_000_000, max_price=1, priority="low"),
 )
 
 
@@ -90,12 +101,15 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
     assert settings.operations == Listen("::1", 9001)
     assert settings.admin_key == "admin-key-of-the-file"
     assert settings.admin_on == "operations"
-    state = tmp_path / "state"
-    assert settings.store == StoreSettings("redis://h:6379/1", state, "local", allow_eviction=True, identity_grace=60)
-    assert settings.limits == Limits(10_000_000, 100_000_000, 5000, 12.5)
+    at = tmp_path / "at"
+    assert settings.store == StoreSettings(
+        "redis://h:6379/1", at, "local", allow_eviction=True, identity_grace=6, deadline=1
+    )
+    assert settings.shutdown == Shutdown(5, 600)
+    assert settings.limits == Limits(10_000_000, 100_000_000, 5000, 12.5, waiting_calls=50)
     assert settings.backends == (
         Backend("hosted", "nvidia", "https://integrate.api.nvidia.com/v1", "nvapi-1"),
-        Backend("gpu-a", "vllm", "http://127.0.0.1:8000/v1", None),
+        Backend("gpu-a", "vllm", "http://127.0.0.1:8000/v1", None, max_in_flight=64, requests_per_minute=600),
         Backend("gpu-b", "llamacpp", "http://127.0.0.1:8010/v1", None, told_hosted=True),
     )
     assert settings.models == (
@@ -111,8 +125,18 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
                     text | {"image"},
                     Price(0, 0),
                     "mistral",
+                    max_in_flight=64,
                 ),
-                Deployment("gpu-b", "llamacpp", "mistral-medium-3.5-q4", 32_768, text, Price(10_000, 0), hosted=True),
+                Deployment(
+                    "gpu-b",
+                    "llamacpp",
+                    "mistral-medium-3.5-q4",
+                    32_768,
+                    text,
+                    Price(10_000, 0),
+                    hosted=True,
+                    weight=9,
+                ),
                 Deployment(
                     "hosted",
                     "nvidia",
@@ -125,9 +149,20 @@ def test_the_whole_file_is_compiled(settings_of, tmp_path):
                 ),
             ),
             fallbacks=("small",),
-            routing=RoutingTerms(ttft_target=2.0, value_of_time=1_000_000, max_attempts=1),
+            routing=RoutingTerms(
+                ttft_target=2.0,
+                max_attempts=1,
+                tpot_target=0.05,
+                max_price=500_000_000,
+                policy="fastest",
+                max_wait=0.0,
+                priority="high",
+            ),
             deadlines=Deadlines(60.0, 20.0, 12.0, 15.0),
             on_stream_failure="continue",
+            told=frozenset(
+                {"ttft_target", "max_attempts", "tpot_target", "max_price", "policy", "max_wait", "priority"}
+            ),
         ),
         Model(
             name="small",
@@ -219,6 +254,21 @@ def test_what_is_sent_to_a_hosted_kind_leaves_the_house_unless_the_file_says_oth
 def test_an_absolute_data_directory_stays_where_it_is(settings_of):
     settings = settings_of("backends: {gpu: {kind: vllm, base_url: http://h/v1}}\nstore: {data_dir: /var/lib/s}\n")
     assert settings.store.data_dir == Path("/var/lib/s")
+
+
+@pytest.mark.parametrize(
+    ("written", "origins"),
+    [
+        ("[https://app.example.org, 'http://[::1]:3000']", ("https://app.example.org", "http://[::1]:3000")),
+        ("https://app.example.org:8443", ("https://app.example.org:8443",)),
+        ("'*'", ("*",)),
+        ("['*']", ("*",)),
+    ],
+)
+def test_origins_are_one_or_a_list(settings_of, written, origins):
+    settings = settings_of(f"backends: {{gpu: {{kind: vllm, base_url: http://h/v1}}}}\nlisten: {{cors: {written}}}\n")
+    assert settings.listen.cors == origins
+    assert settings.operations.cors == ()
 
 
 def test_tls_and_trusted_proxies_belong_to_the_callers_address(settings_of, tmp_path):

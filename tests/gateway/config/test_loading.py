@@ -12,6 +12,8 @@ from gateway.config import ConfigError, builtin, load
 from gateway.config.reading import keys_of
 from gateway.config.schema import FileRow
 from gateway.config.settings import STANDARD, Backend, Listen, StoreSettings
+from gateway.config.values import STAND_IN
+from tests.parts.certificates import self_signed
 
 ONE = "backends: {gpu: {kind: vllm, base_url: http://h/v1}}\n"
 
@@ -73,6 +75,34 @@ def told(path):
     return None
 
 
+def test_who_asks_for_no_secret_needs_none(tmp_path):
+    """Neither in the environment nor in a file: a stand-in takes its place, also of the store's URL."""
+    path = tmp_path / "sluiceway.yaml"
+    path.write_text(
+        'admin_key: "${ADMIN}"\nstore: {url: "redis://:${PASSWORD}@h"}\n'
+        'backends:\n  a: {kind: nvidia, base_url: http://h/v1, api_key: "${KEY}"}\n'
+        "  b: {kind: vllm, base_url: http://h/v1, api_key: {file: nowhere}}\n"
+    )
+
+    settings = load(path, {"KEY": "hunter2"}, secrets=False)
+
+    assert len(told(path)) == 4
+    assert {backend.api_key for backend in settings.backends} == {STAND_IN}
+    assert (settings.admin_key, settings.store.url) == (STAND_IN, STAND_IN)
+
+
+def test_what_is_no_secret_is_needed_by_everybody(tmp_path):
+    """And so is the shape of one."""
+    path = tmp_path / "sluiceway.yaml"
+    path.write_text(
+        'admin_key: {files: x}\nbackends:\n  a: {kind: vllm, base_url: "http://${HOST}/v1", api_key: "${KEY}"}\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, secrets=False)
+
+    assert [mistake.line for mistake in caught.value.mistakes] == [1, 3]
+
+
 KEYS = st.sampled_from(
     [*keys_of(FileRow), "plan", "kind", "deployments", "backend", "model", "limit", "standard", "gpu"]
 )
@@ -99,3 +129,35 @@ def test_any_bytes_are_settings_or_mistakes(tmp_path, content):
     lines = told(path)
     assert lines
     assert all(len(line.splitlines()) == 1 for line in lines)
+
+
+def test_settings_tell_the_files_that_they_were_read_from(settings_of, tmp_path):
+    """The file itself first, then secrets, authorities and the callers' certificate; lists have their own watch."""
+    pair = self_signed(tmp_path)
+    (tmp_path / "secret").write_text("key-of-the-backend")
+    (tmp_path / "replicas").write_text("http://h/v1")
+    text = (
+        f"listen: {{tls: {{cert: {pair[0]}, key: {pair[1]}}}}}\n"
+        f"backends:\n  a: {{kind: vllm, base_url: https://h/v1, ca: {pair[0]}, api_key: {{file: secret}}}}\n"
+        "  b: {kind: vllm, list: replicas}\n"
+    )
+
+    files = settings_of(text).files
+
+    assert files[0] == tmp_path / "sluiceway.yaml"
+    assert set(files[1:]) == {tmp_path / "secret", *pair}
+
+
+def test_a_file_with_mistakes_tells_what_could_mend_it(settings_of, tmp_path):
+    """Files that are missing too, and lists, which may be what is wrong with it."""
+    text = (
+        "listen: {tls: {cert: c, key: k}}\n"
+        "backends:\n  a: {kind: vllm, base_url: https://h/v1, ca: ca, api_key: {file: secret}}\n"
+        "  b: {kind: vllm, list: replicas}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings_of(text)
+
+    assert set(caught.value.files) == {
+        tmp_path / name for name in ["sluiceway.yaml", "ca", "secret", "c", "k", "replicas"]
+    }

@@ -7,7 +7,6 @@ PLACES = {
     "the file": "{key}: 1\n",
     "a listen address": "listen: {{{key}: 1}}\n",
     "the operations address": "operations: {{{key}: 1}}\n",
-    "a backend": "",
 }
 
 
@@ -17,19 +16,12 @@ def rows(row=Row):
 
 @pytest.mark.parametrize(
     ("noun", "key"),
-    [(noun, key) for noun, keys in sorted(not_yet.NOT_YET.items()) for key in sorted(keys) if noun != "a backend"],
+    [(noun, key) for noun, keys in sorted(not_yet.NOT_YET.items()) for key in sorted(keys)],
 )
 def test_a_setting_that_nothing_enforces_is_refused_with_its_line(only_mistake_of, noun, key):
     mistake = only_mistake_of(PLACES[noun].format(key=key))
     assert mistake.line == 2
     assert mistake.where.endswith(key)
-    assert "is not enforced by this version; remove the line" in str(mistake)
-
-
-@pytest.mark.parametrize("key", sorted(not_yet.NOT_YET["a backend"]))
-def test_a_backend_setting_that_nothing_enforces_is_refused_with_its_line(mistakes_of, key):
-    (mistake,) = mistakes_of(f"backends:\n  gpu: {{kind: vllm, base_url: http://h/v1, {key}: 64}}\n")
-    assert (mistake.line, mistake.where) == (2, f"backends.gpu.{key}")
     assert "is not enforced by this version; remove the line" in str(mistake)
 
 

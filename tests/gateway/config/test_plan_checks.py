@@ -146,8 +146,13 @@ def plan(*lines):
             "models.small",
             "has no meters, so it limits nothing; add one of requests_per_",
         ),
-        (["overrun: cut", "when_down: local"], -1, "", "has no meters, so it limits nothing"),
-        (["when_down: local"], -1, "", "has no meters"),
+        (["overrun: cut", "when_down: local"], -1, "", "has no meters and no wishes, so it does nothing"),
+        (
+            ["routing: {}"],
+            -1,
+            "",
+            "no wishes, so it does nothing; write `routing: {WISH: VALUE}`, or add one of requests_per_",
+        ),
         (
             ["requests_per_minute: 5", "input_tokens_per_hour: 5", "overrun: cut"],
             2,

@@ -9,6 +9,7 @@ PLAN = {
     "models": {"small": {"requests_per_minute": {"limit": 60, "enforce": False}}},
     "overrun": "cut",
     "when_down": "local",
+    "routing": {"value_of_time": 0.01, "policy": "balanced"},
 }
 
 
@@ -21,9 +22,11 @@ PLAN = {
         models: {small: {requests_per_minute: {limit: 60, enforce: false}}}
         overrun: cut
         when_down: local
+        routing: {value_of_time: 0.010, policy: balanced}
         """,
         """{"tokens_per_minute": {"limit": 1000, "burst": 50}, "budget_per_month": 25.5, "overrun": "cut",
-            "models": {"small": {"requests_per_minute": {"limit": 60, "enforce": false}}}, "when_down": "local"}""",
+            "models": {"small": {"requests_per_minute": {"limit": 60, "enforce": false}}}, "when_down": "local",
+            "routing": {"policy": "balanced", "value_of_time": 0.01}}""",
     ],
     ids=["yaml", "json"],
 )
@@ -43,6 +46,10 @@ def test_a_plan_is_read_as_the_gateways_file_reads_it(text):
             ["gold.yaml:2: requests_per_minit: is not a setting of a plan", "gold.yaml:3: tokens_per_day: "],
         ),
         ("when_down: local", ["gold.yaml:1: file: "]),
+        (
+            "routing:\n  policy: fastest\n  value_of_time: 1",
+            ["gold.yaml:3: routing.value_of_time: does nothing: `policy: fastest` has a value of its own"],
+        ),
     ],
 )
 def test_every_mistake_is_told_with_its_line(text, told):

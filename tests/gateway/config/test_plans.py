@@ -63,3 +63,23 @@ def test_the_meters_of_a_plan_are_in_the_order_of_their_kinds(settings_of):
 def test_a_budget_is_exact_to_a_nano_dollar(settings_of):
     (meter,) = plan(settings_of, "{budget_in_all: 0.123456789}").meters
     assert meter.limit == 123_456_789
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (
+            "requests_per_day",
+            "write requests_per_hour; for requests there are requests_per_second, requests_per_minute, requests_per_",
+        ),
+        ("budget_per_year", "write budget_per_month; for budget there are budget_per_day, "),
+        ("output_tokens_per_day", "write output_tokens_per_hour; for output tokens there are "),
+        ("tokens_per_dya", "did you mean `tokens_per_day`?"),
+        ("request_per_minute", "did you mean `requests_per_minute`?"),
+    ],
+)
+def test_a_period_that_there_is_not_is_answered_with_those_that_there_are(mistakes_of, key, told):
+    """Of the same thing: a limit of requests is not meant to become one of tokens."""
+    mistakes = mistakes_of(f"{BACKEND}plans: {{p: {{requests_per_second: 5, {key}: 5, models: {{}}}}}}\n")
+
+    assert next(one.remedy for one in mistakes if one.where == f"plans.p.{key}").startswith(told)

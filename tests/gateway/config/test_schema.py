@@ -35,7 +35,7 @@ backends:
     kind: nvidia
     base_url: https://integrate.api.nvidia.com/v1
     api_key: ${NVIDIA_API_KEY}
-    max_in_flight: 64
+    max_in_flight: 0
 models:
   m:
     aliases: [n]

@@ -6,7 +6,7 @@ from gateway.config.tenants import read_tenants
 
 WHOLE = """\
 plans:
-  lab: {tokens_per_day: 20_000_000, budget_per_month: "${BUDGET}"}
+  lab: {tokens_per_day: 20_000_000, budget_per_month: "${BUDGET}", routing: {max_price: 0.5}}
 organizations:
   acme:
     plan: lab
@@ -39,7 +39,8 @@ def test_a_file_of_tenants_becomes_what_the_admin_api_takes(tenants_of):
     """Each body says what the file does and no more; an organization's teams are their own."""
     text = WHOLE.replace("overrun: finish, ", "")
     tenants = tenants_of(text, {"BUDGET": "25.5"})
-    assert tenants.plans == {"lab": {"tokens_per_day": 20_000_000, "budget_per_month": 25.5}}
+    lab = {"tokens_per_day": 20_000_000, "budget_per_month": 25.5, "routing": {"max_price": 0.5}}
+    assert tenants.plans == {"lab": lab}
     assert tenants.organizations == {
         "acme": {
             "plan": "lab",

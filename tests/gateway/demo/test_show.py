@@ -1,7 +1,8 @@
 import json
+import os
 import re
+import shlex
 import signal
-import socket
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.demo.fleet import ROOT
+from tests.parts.ports import free_port
 
 
 def demo(*flags: str) -> subprocess.Popen:
@@ -17,11 +19,17 @@ def demo(*flags: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def sluiceway(*words: str, **said: str) -> str:
+    """Run a command of an operator who has `said` in the environment; return what it prints."""
+    command = [sys.executable, "-c", "from gateway.cli import main; main()", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **said})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 def test_the_tour_is_as_promised_and_tells_so_in_one_json_object(port):
@@ -62,6 +70,12 @@ def test_it_stays_up_for_whoever_watches_until_ctrl_c(port):
         headers = {"authorization": f"Bearer {key}"}
         answer = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, headers=headers, timeout=30)
         assert answer.status_code == 200
+        exported, *commands = re.findall(r"^  (?:export|sluiceway) (.*)$", printed, re.MULTILINE)
+        said = dict(pair.split("=", 1) for pair in shlex.split(exported))
+        told = [sluiceway(*shlex.split(command), **said) for command in commands]
+        assert len(told) == 2
+        assert "simulated-gpu-a" in told[0]
+        assert "simulated-gpu-b/" in told[1]
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -7,8 +7,8 @@ import pytest
 from gateway.config.settings import ALGORITHMS, Issuer
 from gateway.identity import issuers as deciding
 from gateway.identity import tokens
-from gateway.identity.issuer_keys import EVERY
-from gateway.identity.issuers import Issuers
+from gateway.identity.issuer_keys import EVERY, KEPT
+from gateway.identity.issuers import ISSUER, Issuers
 from gateway.identity.tokens import UNKNOWN_KID
 from policies.rejections import Reason
 from policies.subjects import Mapping, Subject
@@ -218,3 +218,107 @@ async def test_a_token_used_again_is_remembered_from_then_on(idp, issuers, monke
 def test_every_algorithm_that_the_file_may_name_has_keys():
     """One that had none would refuse every token, silently."""
     assert {name for names in tokens._FAMILIES.values() for name in names} == set(ALGORITHMS)
+
+
+def changed(idp, **changes):
+    mapping = Mapping(organization_claim=("org",), team="research")
+    usual = {"name": "corp", "issuer": idp.issuer, "audience": ("sluiceway",), "mapping": mapping}
+    return Issuer(**(usual | changes))
+
+
+async def test_another_plan_of_an_issuer_holds_for_a_token_that_was_seen_and_no_keys_are_fetched(idp, issuers):
+    """Its keys are where they were; what a token is worth is not."""
+    token = idp.keys[0].sign(idp.claims()).encode()
+    assert (await issuers.verify(token)).plan is None
+    asked = len(idp.asked)
+    issuers.take([changed(idp, plan="gold")])
+
+    assert issuers.recall(token) is None
+    assert (await issuers.verify(token)).plan == "gold"
+    assert len(idp.asked) == asked
+
+
+async def test_the_same_issuers_keep_every_token_that_was_seen(idp, issuers):
+    """A file may change in anything else."""
+    token = idp.keys[0].sign(idp.claims()).encode()
+    verified = await issuers.verify(token)
+    issuers.take([changed(idp)])
+
+    assert issuers.recall(token) == verified
+
+
+async def test_the_tokens_of_an_issuer_that_has_gone_are_refused_though_they_were_seen(idp, issuers):
+    """And taken again when it is back."""
+    token = idp.keys[0].sign(idp.claims()).encode()
+    await issuers.verify(token)
+    issuers.take([])
+    assert issuers.recall(token) is None
+    assert (await issuers.verify(token)) == ISSUER
+    issuers.take([changed(idp)])
+
+    assert (await issuers.verify(token)).subject.key == "corp:ada"
+
+
+async def test_an_issuer_that_goes_while_a_token_is_verified_is_not_believed_and_nobody_is_cut(idp, issuers):
+    """Whoever waits for its keys is told no; the fetch that he waits for ends by itself."""
+    token = idp.keys[0].sign(idp.claims()).encode()
+    verifying = asyncio.ensure_future(issuers.verify(token))
+    await asyncio.sleep(0)
+    issuers.take([])
+
+    assert await verifying == ISSUER
+    assert issuers.recall(token) is None
+
+
+async def test_other_authorities_of_an_issuer_that_is_away_stop_nobody_whose_key_is_known(idp, clocks, issuers):
+    """They are renewed when something is wrong, and so is an issuer away; it is asked by the new ones at once."""
+    token = idp.token()
+    await issuers.verify(token)
+    idp.down = True
+    issuers.take([changed(idp, ca_digest="other authorities")])
+    asked = len(idp.asked)
+
+    assert (await issuers.verify(token)).subject.key == "corp:ada"
+    async with asyncio.timeout(5):
+        while len(idp.asked) == asked:  # noqa: ASYNC110 - whoever asks is another task
+            await asyncio.sleep(0.005)
+    assert (await issuers.verify(idp.token(sub="bob"))).subject.key == "corp:bob"
+
+
+async def test_by_other_authorities_a_key_is_trusted_no_longer_than_before(idp, clocks, issuers):
+    """A day after it was last fetched, whoever has been asked since."""
+    token = idp.token(exp=int(clocks.wall()) + 10 * int(KEPT))
+    await issuers.verify(token)
+    idp.down = True
+    clocks.passed = KEPT - 10.0
+    issuers.take([changed(idp, ca_digest="other authorities")])
+    assert (await issuers.verify(token)).subject.key == "corp:ada"
+    clocks.passed = KEPT + 10.0
+    await issuers.verify(idp.token(new_key(kid="k9", number=2)))  # makes the gateway look
+
+    assert (await issuers.verify(token)).reason is Reason.ISSUER_DOWN
+
+
+async def test_what_other_authorities_bring_takes_the_place_of_what_was_known(idp, clocks, issuers):
+    """A key that was withdrawn meanwhile is good no longer."""
+    token = idp.token()
+    await issuers.verify(token)
+    idp.rotate(new_key(kid="k2", number=1))
+    issuers.take([changed(idp, ca_digest="other authorities")])
+    keys = issuers._issuers[idp.issuer][1]
+    async with asyncio.timeout(5):
+        while "k1" in keys.known[0].names:  # noqa: ASYNC110 - whoever asks is another task
+            await asyncio.sleep(0.005)
+
+    assert await issuers.verify(token) == UNKNOWN_KID
+    await keys.having("k2")
+
+
+@pytest.mark.parametrize("elsewhere", [{"name": "other"}, {"jwks_url": "http://127.0.0.1:9/keys.json"}])
+async def test_an_issuer_whose_keys_are_elsewhere_now_is_believed_once_they_were_fetched(idp, issuers, elsewhere):
+    """Those from before are another's, for all that is known."""
+    await issuers.verify(idp.token())
+    idp.down = True
+    issuers.take([changed(idp, **elsewhere)])
+
+    assert (await issuers.verify(idp.token())).reason is Reason.ISSUER_DOWN

@@ -1,4 +1,5 @@
 import pytest
+import structlog
 from msgspec.structs import replace
 
 from gateway.config.mistakes import ConfigError, Mistake
@@ -9,6 +10,7 @@ from gateway.identity.records import KeyRecord, OrganizationRecord, PlanRecord, 
 from policies.domain import Level, Meter, MeterKind, Plan, Principal, Reach
 from policies.rejections import Reason
 from policies.subjects import Subject
+from policies.terms import NO_WISHES, Origin, RoutingWishes, heard
 
 SMALL = Plan("small", (Meter(MeterKind.REQUESTS_PER_MINUTE, limit=5, burst=5),))
 HARSH = Plan("harsh", (Meter(MeterKind.TOKENS_IN_ALL, limit=5, burst=5),), overrun="cut", when_down="deny")
@@ -26,7 +28,8 @@ def requests(name, document):
         limit = document["requests_per_minute"]
     except KeyError:
         raise ConfigError((Mistake(0, "requests", "is no meter", "leave it out", name),)) from None
-    return Plan(name, (Meter(MeterKind.REQUESTS_PER_MINUTE, limit=limit, burst=limit),))
+    wishes = RoutingWishes(**document.get("routing", {}))
+    return Plan(name, (Meter(MeterKind.REQUESTS_PER_MINUTE, limit=limit, burst=limit),), wishes=wishes)
 
 
 def compiled(*, key=KEY, organization=None, team=None, file=None, stored=(), when_down="deny", compile_plan=requests):
@@ -161,6 +164,53 @@ def test_what_any_level_forbids_is_forbidden():
 
     assert found.reach == Reach(models=(("*",), ("a", "b*")), backends=(("gpu-a",),), local_only=True)
     assert compiled().reach == Reach()
+
+
+def test_wishes_are_those_of_all_levels_each_narrower_than_the_one_before():
+    """The plans of organization, team and key, whoever has them from where, and then the key's own."""
+    wishes = [
+        RoutingWishes(ttft_target=1.0, tpot_target=0.1, value_of_time=1, priority="low", max_price=5),
+        RoutingWishes(tpot_target=0.2, value_of_time=2, priority="normal"),
+        {"value_of_time": 3, "priority": "high", "max_price": 9},
+        {"priority": "low", "policy": "pinned", "value_of_time": 0.000000004},
+    ]
+    file = Organization(replace(SMALL, wishes=wishes[0]), {"research": replace(SMALL, name="s", wishes=wishes[1])})
+    key = replace(KEY, meters={"requests_per_minute": 5, "routing": wishes[2]}, routing=wishes[3])
+    bearer, tenants = of_key(key), Tenants(None, None, file)
+    found = Compiler({}, requests, "deny").principal(bearer, tenants, {"small": None, "s": None})
+
+    assert found.wishes == RoutingWishes(
+        ttft_target=1.0, value_of_time=4, tpot_target=0.2, max_price=5, policy="pinned", priority="low"
+    )
+    assert [voice.origin for voice in found.voices] == [
+        Origin("organization", "small"),
+        Origin("team", "s"),
+        Origin("key"),
+        Origin("key"),
+    ]
+    assert heard(found.voices) == found.wishes
+    assert compiled().wishes is NO_WISHES
+    assert compiled().voices == ()
+
+
+def test_wishes_that_cannot_be_read_are_left_out_and_logged():
+    """A newer gateway wrote them, and shares the store with older ones: it takes nobody's calls from these."""
+    with structlog.testing.capture_logs() as told:
+        found = compiled(key=replace(KEY, routing={"max_carbon": 5, "priority": "low"}))
+
+    assert found.wishes == RoutingWishes(priority="low")
+    (line,) = told
+    assert (line["of"], line["why"]) == ("API key 0123456789ab", "max_carbon: is not a setting of routing")
+
+
+def test_a_tokens_subject_wishes_what_its_plans_do():
+    """Its issuer's plan counts as a key's."""
+    bearer = of_token(Verified("corp", Subject("acme", "t", "corp:a", "a", frozenset()), 5.0, None, "p", cut=False))
+    document = {"requests_per_minute": 1, "routing": {"policy": "fastest"}}
+    known = {"p": PlanRecord(name="p", plan=document)}
+    found = Compiler(PLANS, requests, "deny").principal(bearer, replace(NOBODY, organization=ACME), known)
+
+    assert found.wishes == RoutingWishes(policy="fastest")
 
 
 def test_a_tokens_subject_is_a_principal_like_any_other():

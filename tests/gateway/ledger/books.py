@@ -190,7 +190,10 @@ class Books:
                 self.charge(packed, level, meter, asked[sort.measure], head[4])
 
     def book(self, id_, what, admitted, used, estimated, account, deployment, ending):  # noqa: PLR0917 - as on the wire
-        self.records.append([f"g1-{id_}", what, admitted, self.now, *used, estimated, account, deployment, *ending])
+        outcome, request, replica = ending
+        family, slash, model = deployment.partition("/")
+        name = f"{family}@{replica}/{model}" if slash and replica else deployment
+        self.records.append([f"g1-{id_}", what, admitted, self.now, *used, estimated, account, name, outcome, request])
         hour = admitted // HOUR
         told = dict(zip("iocrm", used, strict=True))
         told |= {"n": int(what == SETTLED), "e": used[0] + used[1] if estimated else 0}

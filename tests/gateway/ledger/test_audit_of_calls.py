@@ -26,6 +26,8 @@ KINDS = (
 METERS = tuple(Meter(kind, largest(kind), largest(kind)) for kind in map(MeterKind, KINDS))
 MODEL_METER = Meter(MeterKind.TOKENS_IN_ALL, 10**9, 10**9, model="m1")
 ZONE = "Asia/Kolkata"
+REPLICAS = [("vllm/m", "10.0.0.1:8000"), ("vllm/m", "10.0.0.2:8000"), ("vllm@10.0.0.1:8000/m", "")]
+"""What served, and which of it; the last as it was told when sums were of replicas."""
 COUNTERS = 6 + 2 * 4 + 4 * 5
 """Of the organization, two teams and four keys; a rate is none."""
 
@@ -91,7 +93,8 @@ class Callers:
         dice = self.dice
         usage = Usage(dice.randrange(1000), dice.randrange(2000), dice.random() < 0.5, 3, 4)
         wasted = Usage(5, 6, estimated=True) if dice.random() < 0.2 else None
-        bill = Bill(usage, dice.randrange(10**9), "vllm/m", "ok", "req", wasted, 7 if wasted else 0)
+        deployment, replica = dice.choice(REPLICAS)
+        bill = Bill(usage, dice.randrange(10**9), deployment, "ok", "req", wasted, 7 if wasted else 0, replica)
         ledger.settle(reservation, bill)
         calls, tokens, money = self.told.get(reservation.claim.model, (0, 0, 0))
         self.told[reservation.claim.model] = calls + 1, tokens + usage.total, money + bill.money
@@ -174,6 +177,12 @@ async def test_reports_and_records_tell_what_was_settled(callers, store, organiz
     assert sum(one.head.money for one in written) == report.total.money
     assert {one.outcome for one in written} == {"ok"}
     assert {one.head.what for one in written} == {records.What.SETTLED, records.What.PLATFORM}
+
+    by_deployment = (await reports.usage(store, {organization: UTC}, within, [By.DEPLOYMENT])).rows
+    assert {row.values[0] for row in by_deployment} == {"", "vllm/m", "vllm@10.0.0.1:8000/m"}
+    assert sum(row.amounts.money for row in by_deployment) == report.total.money
+    replicas = {one.deployment for one in written}
+    assert replicas == {"", "vllm@10.0.0.1:8000/m", "vllm@10.0.0.2:8000/m"}
 
 
 async def test_an_hour_of_which_a_counter_saw_a_part_is_told_by_the_scripts_records(

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 from msgspec import msgpack
+from msgspec.structs import replace
 
 from gateway.ledger import plans, records, wire
 from policies.domain import Bill, Claim, Level, Meter, MeterKind, Usage
@@ -70,14 +71,24 @@ class Gateway:
         entries = self.redis.xrange(f"{self.stem}:records")
         return [record for _, entry in entries for record in records.records(entry[b"r"])]
 
+    def sums(self):
+        """Yield (account, deployment, letter, amount) of all roll-ups."""
+        for key in self.redis.scan_iter(f"{self.stem}:hour:*", count=1000):
+            for name, amount in self.redis.hgetall(key).items():
+                of = records.cell(name)
+                yield of.account, of.deployment, chr(name[-1]), int(amount)
+
     def totals(self):
         """Return the sums of all roll-ups of the account, by their letter."""
         found = Counter()
-        for key in self.redis.scan_iter(f"{self.stem}:hour:*", count=1000):
-            for name, amount in self.redis.hgetall(key).items():
-                assert records.cell(name).account == records.Account("t", "k", "m")
-                found[chr(name[-1])] += int(amount)
+        for account, _, letter, amount in self.sums():
+            assert account == records.Account("t", "k", "m")
+            found[letter] += amount
         return {letter: amount for letter, amount in found.items() if amount}
+
+    def summed(self):
+        """Return the deployments that roll-ups tell of."""
+        return {deployment for _, deployment, _, _ in self.sums()}
 
     def used(self, field):
         return msgpack.decode(self.redis.hget(f"{self.stem}:level:k", field))[0]
@@ -122,7 +133,7 @@ def test_a_beat_keeps_the_bills_so_far(one):
 
     one.beat(counts={"1": COUNTED})
 
-    assert msgpack.decode(one.redis.get(f"{one.stem}:counts:one")) == {"1": [40, 30, 5, 3, 200, "a/m"]}
+    assert msgpack.decode(one.redis.get(f"{one.stem}:counts:one")) == {"1": [40, 30, 5, 3, 200, "a/m", ""]}
 
 
 def test_a_gateway_that_is_silent_by_both_clocks_is_reaped_and_charged_as_last_counted_or_as_reserved(one, other):
@@ -289,6 +300,37 @@ def test_a_settlement_after_an_expiry_is_recorded_by_difference_and_once(one, ot
     assert head.estimated is False
     assert (corrected.account, corrected.deployment) == (records.Account("t", "k", "m"), "a/m")
     assert (corrected.outcome, corrected.request_id) == ("ok", "req_1")
+
+
+def test_a_replica_is_told_by_the_records_and_all_of_a_backend_are_one_sum(one, other):
+    """Counted on one, lost, and settled by another: the sums are of the backend at every moment."""
+    one.admit("1")
+    one.beat(counts={"1": replace(COUNTED, replica="10.0.0.1:8000")})
+    one.is_reaped_by(other)
+    assert one.summed() == {"a/m"}
+
+    one.settle("1", replace(TOLD, replica="10.0.0.2:8000", wasted=Usage(3, 4, estimated=True)))
+
+    assert [(record.head.what, record.deployment) for record in one.records()] == [
+        (records.What.EXPIRED, "a@10.0.0.1:8000/m"),
+        (records.What.CORRECTED, "a@10.0.0.2:8000/m"),
+        (records.What.PLATFORM, ""),
+    ]
+    assert one.summed() == {"a/m", ""}
+
+
+def test_what_a_gateway_of_before_has_counted_and_settles_is_booked_as_it_tells_it(one, other):
+    """Its beats and settlements name no replica, and its deployments are replicas."""
+    one.admit("1", "2")
+    counted = wire.pack({"1": [40, 30, 5, 3, 200, "a@10.0.0.1:8000/m"]})
+    one.call((wire.BEAT, 5, 10**6, 10 * SECOND, {}), arguments=[counted])
+    one.is_reaped_by(other)
+    assert one.summed() == {"a@10.0.0.1:8000/m", ""}
+
+    one.call((*wire.settlement("1", TOLD)[:9], "a@10.0.0.1:8000/m", ("ok", "req_1"), False))
+
+    assert {record.deployment for record in one.records()} == {"a@10.0.0.1:8000/m", ""}
+    assert one.totals()["n"] == 2
 
 
 def test_what_failed_attempts_cost_is_booked_after_an_expiry_too(one, other):

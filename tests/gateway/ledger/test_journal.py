@@ -211,6 +211,51 @@ async def test_entries_never_wait_for_the_disk_and_go_together(tmp_path):
     await journal.close()
 
 
+async def test_what_no_thread_was_left_to_write_is_told_and_written_when_one_is(tmp_path, monkeypatch):
+    """As with a disk that fails: a later entry must not take the place of one that was paid for."""
+    journal = Journal(tmp_path, "one")
+
+    def none_left(_work):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.ledger.journal.apart", none_left)
+        journal.append(b"first")
+        async with asyncio.timeout(10):
+            assert not await journal.flushed()
+        await journal.drop()
+        journal.append(b"second")
+        assert journal.fault == "can't start new thread"
+    await on_disk(journal)
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.ledger.journal.apart", none_left)
+        await journal.close()
+
+    await asyncio.to_thread(journal._file.close)
+    assert read(tmp_path) == {"one": [b"second"]}
+
+
+async def test_a_disk_that_hangs_has_a_thread_that_nobody_waits_for(tmp_path):
+    """Not one of those that look up names, and none that the process waits for at its end."""
+    journal, hung = Journal(tmp_path, "one"), threading.Event()
+    threads = []
+
+    def saving(batch):
+        threads.append(threading.current_thread())
+        hung.wait(20)
+
+    journal._file.save = saving
+    journal.append(b"first")
+    waiting = asyncio.ensure_future(journal.flushed())
+    async with asyncio.timeout(10):
+        while not threads:  # noqa: ASYNC110 - a thread's doing
+            await asyncio.sleep(0.005)
+
+    assert [thread.daemon for thread in threads] == [True]
+    hung.set()
+    assert await waiting
+
+
 async def test_a_disk_that_cannot_be_written_is_logged_once_told_and_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr("gateway.ledger.journal.RETRY", 0.01)
     folder = tmp_path / "folder"

@@ -64,6 +64,20 @@ async def test_a_starting_gateway_watches_over_every_organization_that_somebody_
     await ledger.close()
 
 
+async def test_a_start_by_another_door_asks_nothing_of_its_own_and_may_be_repeated(store):
+    """Its own is not open before others have been read, too."""
+    over = ScriptedStore()
+    over.organizations = [b"acme"]
+    ledger = Ledger(store, "g2")
+    for _ in range(2):
+        await ledger.start(over)
+
+    assert (store.loaded, over.loaded) == (0, 2)
+    assert [holding.organization for holding in ledger._holdings.all()] == ["acme"]
+    assert [task.get_name() for task in asyncio.all_tasks()].count("ledger heartbeat") == 1
+    await ledger.close()
+
+
 async def test_a_first_admission_notes_its_organization(ledger, store):
     await asyncio.gather(*(ledger.admit(CLAIM) for _ in range(3)))
 

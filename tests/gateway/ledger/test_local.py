@@ -1,12 +1,15 @@
 """What one gateway lets in by itself while its store is away."""
 
 import asyncio
+import threading
 
 import pytest
 from msgspec import msgpack
+from structlog.testing import capture_logs
 
 from gateway import clock
 from gateway.ledger import journal as journal_module
+from gateway.ledger import local as local_module
 from gateway.ledger import wire
 from gateway.ledger.holdings import Holding, Open
 from gateway.ledger.local import FRESH, Frozen, Local, Told
@@ -250,6 +253,20 @@ async def test_what_is_written_as_the_journal_is_dropped_stays(alone, tmp_path):
     (entries,) = [entries for _, entries in journal_module.read_all(tmp_path / "journal")]
     last = msgpack.decode(msgpack.decode(entries[-1])[1])
     assert last[0][:3] == [wire.ADMIT, "2", 1002]
+
+
+async def test_a_disk_that_hangs_does_not_hold_the_end(alone, monkeypatch):
+    """What is not on it is lost, and the log says so."""
+    monkeypatch.setattr(local_module, "LAST", 0.1)
+    hung = threading.Event()
+    alone._journal._file.save = lambda _: hung.wait(20)
+    alone.write(told(1))
+    with capture_logs() as logs:
+        await asyncio.wait_for(alone.close(), 10)
+
+    assert not hung.is_set()
+    hung.set()
+    assert [(entry["log_level"], "no longer waited for" in entry["event"]) for entry in logs] == [("error", True)]
 
 
 async def test_what_is_told_once_more_is_told_as_it_was(alone):

@@ -11,7 +11,7 @@ from tests.gateway.ledger.twins import START, Driver, claim, head
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-ENDING = ("ok", "req_1")
+ENDING = ("ok", "req_1", "")
 
 AMOUNTS = st.one_of(st.integers(0, 20), st.integers(0, 10**6), st.integers(0, 2 * 10**8))
 IDS = st.integers(1, 40).map("{:x}".format)
@@ -67,7 +67,7 @@ OPERATIONS = st.one_of(
         AMOUNTS,
         st.booleans(),
         st.sampled_from(["a/m", "b/m"]),
-        st.just(ENDING),
+        st.sampled_from([ENDING, ("ok", "req_1", "10.0.0.1:8000"), ("ok", "req_1", "10.0.0.2:80/a")]),
         st.one_of(st.just(False), st.tuples(AMOUNTS, AMOUNTS, AMOUNTS)),
     ),
     st.tuples(st.just(wire.GROW), IDS, st.integers(1, 3), AMOUNTS, AMOUNTS),

@@ -35,26 +35,29 @@ def test_the_script_finds_an_argument_by_the_index_that_it_was_given(redis, orga
 
 
 def test_a_settlement_tells_the_whole_bill():
-    bill = Bill(USAGE, 7, "a/m", "left", "req_1", wasted=Usage(3, 4, estimated=True), wasted_money=9)
+    bill = Bill(USAGE, 7, "a/m", "left", "req_1", wasted=Usage(3, 4, estimated=True), wasted_money=9, replica="h:1")
 
     assert wire.settlement("1f", bill) == (
         *(wire.SETTLE, "1f", True, 10, 20, 4, 5, 7, True),
-        *("a/m", ("left", "req_1"), (3, 4, 9)),
+        *("a/m", ("left", "req_1", "h:1"), (3, 4, 9)),
     )
 
 
 def test_a_settlement_without_failed_attempts_wastes_nothing():
-    assert wire.settlement("1f", Bill(USAGE))[-2:] == (("ok", ""), False)
+    assert wire.settlement("1f", Bill(USAGE))[-2:] == (("ok", "", ""), False)
 
 
 def test_a_release_books_nothing():
-    assert wire.settlement("1f", None) == (wire.SETTLE, "1f", False, 0, 0, 0, 0, 0, False, "", ("", ""), False)
+    assert wire.settlement("1f", None) == (wire.SETTLE, "1f", False, 0, 0, 0, 0, 0, False, "", ("", "", ""), False)
 
 
 def test_counts_tell_the_bill_so_far_of_each_reservation():
-    bills = {"1": Bill(USAGE, 7, "a/m"), "2": Bill(Usage(1, 2, estimated=True))}
+    bills = {"1": Bill(USAGE, 7, "a/m", replica="h:1"), "2": Bill(Usage(1, 2, estimated=True))}
 
-    assert msgpack.decode(wire.pack_counts(bills)) == {"1": [10, 20, 4, 5, 7, "a/m"], "2": [1, 2, 0, 0, 0, ""]}
+    assert msgpack.decode(wire.pack_counts(bills)) == {
+        "1": [10, 20, 4, 5, 7, "a/m", "h:1"],
+        "2": [1, 2, 0, 0, 0, "", ""],
+    }
 
 
 def test_a_reply_is_the_stores_clock_the_answers_and_what_was_touched():

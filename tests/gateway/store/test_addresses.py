@@ -41,6 +41,7 @@ def test_a_clusters_nodes_may_be_of_any_number_and_speak_tls():
         ("redis+sentinel://a,b", "lacks the name of the master"),
         ("redis+cluster://a,,b", "host:port,host:port"),
         ("redis+cluster://:secret@a/3", "no databases: redis\\+cluster://a$"),
+        ("redis+cluster://:secret@a/?db=3", "no databases: redis\\+cluster://a$"),
     ],
 )
 def test_a_url_that_is_wrong_is_told_with_what_would_be_right(url, message):

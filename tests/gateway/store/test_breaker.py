@@ -135,3 +135,40 @@ async def test_it_asks_no_more_when_it_is_closed(breaker, away):
     await asyncio.sleep(0.1)
 
     assert away.asked == asked
+
+
+async def test_while_it_is_held_it_is_down_and_nobody_asks(breaker, away, log):
+    """Its reason may change; a failure of what was sent before tells nothing new."""
+    returns = []
+    breaker.on_return(lambda: returns.append(breaker.why))
+    breaker.hold("not yet")
+    since = breaker.since
+    breaker.trip("gone", breaker.era)
+    breaker.hold("still not")
+    await asyncio.sleep(0.05)
+    assert (breaker.why, breaker.since, away.asked, returns) == ("still not", since, 0, [])
+
+    breaker.free()
+
+    assert (breaker.why, breaker.since, breaker.era, returns) == (None, None, 1, [None])
+    assert log == []
+    breaker.trip("gone", breaker.era)
+    away.back = True
+    await returned(breaker)
+
+
+async def test_one_that_is_held_while_it_is_away_does_not_come_back_by_itself(breaker, away, log):
+    """It must not be used, whatever it answers; let in, it is asked again as soon as somebody misses it."""
+    breaker.trip("gone", breaker.era)
+    await asyncio.sleep(0.02)
+    breaker.hold("it may forget")
+    away.back = True
+    asked = away.asked
+    await asyncio.sleep(0.1)
+    assert (breaker.why, away.asked) == ("it may forget", asked)
+
+    breaker.free()
+    assert breaker.why is None
+    breaker.trip("gone", breaker.era)
+    await returned(breaker)
+    assert [entry["event"] for entry in log] == ["the store is down", "the store is down", "the store is back"]

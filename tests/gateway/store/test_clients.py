@@ -45,7 +45,7 @@ async def test_a_password_and_a_database_are_taken_from_the_url(tmp_path):
             await store.send(("SET", "a", 1))
             (replies,) = (await store.everywhere(("INFO", "keyspace"))).values()
             assert "db3" in replies[0]
-            with pytest.raises(StoreDown, match="cannot be reached: invalid username-password pair"):
+            with pytest.raises(StoreDown, match=r"the user or password of store\.url: invalid username-password pair"):
                 await stranger.send(("PING",))
             with pytest.raises(StoreDown, match="cannot be reached: DB index is out of range"):
                 await nowhere.send(("PING",))

@@ -8,7 +8,8 @@ import structlog
 from gateway.store import door
 from gateway.store.door import NoScriptError, Store, StoreDown
 from gateway.store.embedded import embedded
-from tests.parts.stores import free_ports, one, until
+from tests.parts.ports import free_ports
+from tests.parts.stores import one, until
 
 SCRIPT = b"return redis.call('incr', KEYS[1])"
 SHA = hashlib.sha1(SCRIPT).hexdigest()
@@ -54,6 +55,18 @@ async def test_all_commands_of_a_call_share_one_round_trip(store):
 
     assert replies == [True, b"1", None]
     assert store.round_trips == before + 1
+
+
+@pytest.mark.parametrize("error", [ConnectionRefusedError("nobody is there"), TimeoutError()])
+async def test_connections_that_cannot_be_renewed_are_a_store_that_is_down(store, monkeypatch, error):
+    """As with a cluster of which no node can say who the others are."""
+
+    async def fails():
+        raise error
+
+    monkeypatch.setattr(store._client, "renew", fails)
+    with pytest.raises(StoreDown, match=r"nobody is there|did not answer"):
+        await store.renew()
 
 
 async def test_a_store_that_cannot_be_reached_is_down_until_it_answers(tmp_path, log):
@@ -235,3 +248,19 @@ async def test_a_busy_loop_is_not_taken_for_a_store_that_is_down(tmp_path):
         assert await asking == [None]
         assert store.down is None
         await store.close()
+
+
+async def test_a_store_that_is_held_lets_nobody_in_but_by_another_door(store):
+    """Which is to the same place, and has connections and troubles of its own."""
+    other = store.another()
+    try:
+        store.hold("not yet")
+        assert await refused(store, "PING") == "not yet"
+        assert (store.down, store.round_trips) == ("not yet", 0)
+        await other.send(["SET", "a", 1])
+        store.free()
+
+        assert await store.send(["GET", "a"]) == [b"1"]
+        assert (other.connects, store.connects) == (1, 1)
+    finally:
+        await other.close()

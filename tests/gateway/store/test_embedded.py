@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -15,6 +16,7 @@ import structlog
 from gateway.store import embedded as module
 from gateway.store.door import Store, StoreDown
 from gateway.store.embedded import DataDirLocked, embedded
+from gateway.store.notes import note_at
 
 OWNER = """
 import asyncio, sys
@@ -30,11 +32,26 @@ asyncio.run(main())
 """
 
 
+BEQUEATHED = """
+import asyncio, subprocess, sys
+from pathlib import Path
+from gateway.store.embedded import shared
+
+async def main():
+    async with shared(Path(sys.argv[1])) as store:
+        heir = subprocess.Popen(["sleep", "600"], pass_fds=[store.lifeline], stdout=subprocess.DEVNULL)
+        print(store.url, heir.pid, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
 @contextlib.contextmanager
-def owner(data_dir):
+def owner(data_dir, program=OWNER):
     """Another process that runs a store in `data_dir`; yields it and the store's URL."""
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(data_dir)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", program, str(data_dir)], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             yield process, process.stdout.readline().strip()
@@ -58,12 +75,12 @@ async def pid_of(store):
 
 def ended(pid):
     """Tell whether a process has ended, be it that nobody has noticed yet."""
+    entry = Path(f"/proc/{pid}/stat")
     try:
         os.kill(pid, 0)
+        return entry.exists() and ") Z " in entry.read_text()
     except ProcessLookupError:
         return True
-    entry = Path(f"/proc/{pid}/stat")
-    return entry.exists() and ") Z " in entry.read_text()
 
 
 async def comes_true(condition, seconds=5.0):
@@ -99,6 +116,22 @@ async def test_it_loses_nothing_that_a_killed_owner_wrote_and_is_free_again_at_o
 
         async with embedded(tmp_path) as again, opened(again) as store:
             assert ended(pid)  # two stores would have shared one file
+            assert await store.send(["GET", "n"]) == [b"1"]
+
+
+async def test_a_shared_one_outlives_a_killed_owner_by_those_who_have_its_lifeline(tmp_path):
+    """Workers whose supervisor was killed have calls to settle."""
+    with owner(tmp_path, BEQUEATHED) as (process, told):
+        url, heir = told.split()
+        async with opened(url) as store:
+            pid = await pid_of(store)
+            process.kill()
+            process.wait()
+            assert await store.send(["INCR", "n"]) == [1]
+            os.kill(int(heir), signal.SIGKILL)
+        assert await comes_true(lambda: ended(pid))
+
+        async with embedded(tmp_path) as again, opened(again) as store:
             assert await store.send(["GET", "n"]) == [b"1"]
 
 
@@ -166,21 +199,218 @@ async def test_one_that_does_not_stop_is_killed(tmp_path, monkeypatch):
     assert await comes_true(lambda: ended(pid))
 
 
-async def test_one_that_ends_by_itself_is_told_with_what_to_do(tmp_path, monkeypatch):
-    """Nobody starts another; without this line there would only be calls that fail."""
-    monkeypatch.setattr(module, "WATCH_EVERY", 0.01)
-    with structlog.testing.capture_logs() as told:
-        async with embedded(tmp_path) as url:
-            store = Store(url, deadline=5.0)
-            (info,) = await store.send(("INFO", "server"))
-            await store.close()
-            os.kill(info["process_id"], signal.SIGKILL)
-            async with asyncio.timeout(10):
-                while not told:  # noqa: ASYNC110 - it is the log that changes
-                    await asyncio.sleep(0.01)
+@pytest.fixture
+def log():
+    with structlog.testing.capture_logs() as entries:
+        yield entries
 
-    assert "restart this gateway" in told[0]["event"]
-    assert told[0]["code"]
+
+def told(log, event):
+    """Return the lines of the log that say so."""
+    return [line for line in log if line["event"] == f"the embedded store {event}"]
+
+
+SAFELY = ("CONFIG", "SET", "appendfsync", "always")
+"""Makes a store write what follows before it answers, be its disk as busy as it may."""
+
+AGAIN = "has ended and is started again"
+OFTEN = "has ended too often; it is tried again from time to time: mend what it says"
+KILLED = "killed (SIGKILL), perhaps for memory"
+
+
+async def answers(url):
+    """Return the pid of the store that answers at `url`, once one does."""
+    async with asyncio.timeout(10), opened(url) as store:
+        while True:
+            with contextlib.suppress(StoreDown):
+                return await pid_of(store)
+            await asyncio.sleep(0.01)
+
+
+async def test_one_that_is_killed_is_started_again_at_its_place_with_all_that_it_had(tmp_path, log):
+    """Whoever has its door open finds it again by itself."""
+    async with embedded(tmp_path) as url, opened(url) as store:
+        for ended_before in range(2):
+            assert await store.send(SAFELY, ["INCR", "n"]) == [b"OK", 1 + ended_before]
+            pid = await pid_of(store)
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(StoreDown):
+                await store.send(["PING"])
+            assert await comes_true(lambda: store.down is None)
+            assert await pid_of(store) != pid
+            assert ended(pid)
+        assert await store.send(["GET", "n"]) == [b"2"]
+        last = await pid_of(store)
+
+    assert ended(last)
+    assert [(line["code"], line["next_in_s"]) for line in told(log, AGAIN)] == [(137, 0.1), (137, 0.2)]
+    assert {line["said"] for line in told(log, AGAIN)} == {KILLED}  # its last words were about something else
+
+
+async def test_one_that_ends_again_and_again_is_tried_seldom_and_for_ever(tmp_path, log, monkeypatch):
+    """Whoever uses it is told why it is away, and until when; the log tells when it ends so, and when it is back."""
+    monkeypatch.setattr(module, "SOONEST", 0.001)
+    monkeypatch.setattr(module, "SELDOM", 1.0)
+    async with embedded(tmp_path) as url:
+        for number in range(1, module.RESTARTS + 4):
+            os.kill(pid := await answers(url), signal.SIGKILL)
+            assert await comes_true(lambda pid=pid: ended(pid))
+            assert await comes_true(lambda n=number: len(told(log, AGAIN) + told(log, OFTEN)) == n)
+            if number > module.RESTARTS:
+                why = f"cannot be reached: the embedded store has ended {number} times in a row ({KILLED}), and is"
+                async with opened(url) as store:
+                    with pytest.raises(StoreDown, match=re.escape(why)):
+                        await store.send(["PING"])
+                assert await comes_true(lambda n=number: len(told(log, "is back")) == n - module.RESTARTS)
+        await answers(url)
+
+    assert [line["next_in_s"] for line in told(log, AGAIN)] == [0.0] * module.RESTARTS
+    assert {(line["code"], line["said"]) for line in told(log, OFTEN)} == {(137, KILLED)}
+    assert [line["ended"] for line in told(log, "is back")] == [6, 7, 8]
+    assert not runtime_of(url).exists()
+
+
+async def test_ends_of_long_ago_do_not_count(tmp_path, log, monkeypatch):
+    monkeypatch.setattr(module, "SOONEST", 0.001)
+    monkeypatch.setattr(module, "WITHIN", 0.01)
+    async with embedded(tmp_path) as url:
+        for _ in range(module.RESTARTS + 2):
+            os.kill(await answers(url), signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        await answers(url)
+
+    assert not told(log, OFTEN)
+
+
+async def test_one_that_cannot_be_started_again_is_tried_as_often_as_one_that_ends(tmp_path, log, monkeypatch):
+    """The system may have no memory for it either, or no process; here it has no place. It is told once."""
+    monkeypatch.setattr(module, "SOONEST", 0.001)
+    monkeypatch.setattr(module, "SELDOM", 0.05)
+    data_dir = tmp_path / "data"
+    async with embedded(data_dir) as url:
+        pid, note = await answers(url), note_at(url)
+        data_dir.rename(tmp_path / "elsewhere")
+        os.kill(pid, signal.SIGKILL)
+        assert await comes_true(lambda: f"has ended {module.RESTARTS + 5} times" in (note.read() or ""))
+        (tmp_path / "elsewhere").rename(data_dir)
+        assert await comes_true(lambda: told(log, "is back"))
+        await answers(url)
+        assert note.read() is None
+
+    why = f"it cannot be started: [Errno 2] No such file or directory: '{data_dir}'"
+    assert [line["said"] for line in told(log, AGAIN)] == [KILLED, *[why] * (module.RESTARTS - 1)]
+    assert [line["said"] for line in told(log, OFTEN)] == [why]
+    assert len(told(log, "is back")) == 1
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0])
+async def test_a_stop_while_it_is_started_again_leaves_nobody(tmp_path, log, monkeypatch, pause):
+    """Be it in the pause before, or when the next one has just begun and cannot hear a signal yet."""
+    monkeypatch.setattr(module, "SOONEST", pause)
+    stops = []
+    async with embedded(tmp_path) as url:
+        os.kill(await answers(url), signal.SIGKILL)
+        async with asyncio.timeout(10):
+            while not told(log, AGAIN):  # noqa: ASYNC110 - it is the log that changes
+                await asyncio.sleep(0)  # so as to be there at that very moment
+        for _ in range(3):
+            await asyncio.sleep(0)
+        stops.append(time.monotonic())
+
+    assert time.monotonic() - stops[0] < module.STOPPED_WITHIN / 2
+    assert not runtime_of(url).exists()
+    async with embedded(tmp_path) as url, opened(url) as store:  # which would be refused while anybody has the lock
+        assert await store.send(["PING"]) == [True]
+
+
+async def test_its_watchdogs_end_alone_changes_nothing(tmp_path, log):
+    """Two stores would share one file."""
+    async with embedded(tmp_path) as url, opened(url) as store:
+        pid = await pid_of(store)
+        os.kill(os.getpgid(pid), signal.SIGKILL)
+        await asyncio.sleep(0.3)
+        assert await pid_of(store) == pid
+
+    assert ended(pid)
+    assert not told(log, AGAIN)
+
+
+async def test_one_whose_watchdog_was_killed_before_it_is_started_again(tmp_path, log):
+    """Whoever waits for our end then is nobody's child, and would be taken for it."""
+    async with embedded(tmp_path) as url:
+        pid = await answers(url)
+        group = os.getpgid(pid)
+        os.kill(group, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        os.kill(pid, signal.SIGKILL)
+        assert await answers(url) != pid
+        assert members(group) == []
+
+    assert [line["code"] for line in told(log, AGAIN)] == [None]
+
+
+async def test_one_of_which_nothing_can_be_read_is_started_again(tmp_path, log):
+    """We may have no descriptor left for its log at that moment."""
+    async with embedded(tmp_path) as url:
+        pid = await answers(url)
+        (tmp_path / "store.log").unlink()
+        (tmp_path / "store.log").mkdir()
+        os.kill(pid, signal.SIGTERM)
+        assert await comes_true(lambda: told(log, AGAIN))
+        (tmp_path / "store.log").rmdir()
+        assert await answers(url) != pid
+
+    assert told(log, AGAIN)[0]["said"] == f"see {tmp_path / 'store.log'}"
+
+
+async def test_one_is_started_again_where_no_thread_is_left(tmp_path, log, monkeypatch):
+    """Or all that there are wait for names that nobody looks up."""
+
+    async def none_left(*_):
+        raise RuntimeError("can't start new thread")
+
+    async with embedded(tmp_path) as url:
+        pid = await answers(url)
+        monkeypatch.setattr(module.asyncio, "to_thread", none_left)
+        os.kill(pid, signal.SIGKILL)
+        assert await comes_true(lambda: told(log, AGAIN))
+        assert await answers(url) != pid
+
+
+async def test_what_a_killed_one_has_left_behind_ends_before_it_is_started_again(tmp_path, log):
+    """One that rewrites the file for it may go on for minutes, and has its lock."""
+    async with embedded(tmp_path) as url, opened(url) as store:
+        slowly = ("CONFIG", "SET", "rdb-key-save-delay", "30000000")
+        await store.send(SAFELY, ["SET", "n", "1"], slowly, ["BGREWRITEAOF"])
+        pid = await pid_of(store)
+        group = os.getpgid(pid)
+        assert len(members(group)) == 4  # the watchdog and who waits for our end, the store and who rewrites
+        os.kill(pid, signal.SIGKILL)
+        assert await answers(url) != pid
+        assert members(group) == []
+    async with embedded(tmp_path) as url, opened(url) as store:
+        assert await store.send(["GET", "n"]) == [b"1"]
+
+
+def members(group):
+    """Return the processes of a group that have not ended."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid=,pid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(pid) for its, pid, state in rows if int(its) == group and not state.startswith("Z")]
+
+
+async def test_a_shared_one_that_was_started_again_hangs_on_the_same_lifeline(tmp_path):
+    """Whoever inherited it before has calls to settle, too."""
+    with owner(tmp_path, BEQUEATHED) as (process, said):
+        url, heir = said.split()
+        os.kill(await answers(url), signal.SIGKILL)
+        pid = await answers(url)
+        process.kill()
+        process.wait()
+        async with opened(url) as store:
+            assert await store.send(["INCR", "n"]) == [1]
+        os.kill(int(heir), signal.SIGKILL)
+        assert await comes_true(lambda: ended(pid))
 
 
 async def test_a_long_temporary_directory_does_not_make_the_sockets_path_too_long(tmp_path, monkeypatch):

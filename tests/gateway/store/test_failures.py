@@ -17,6 +17,8 @@ from gateway.store.failures import TROUBLE, why_down
         ("MISCONF Valkey is configured to save snapshots", "cannot write its snapshots"),
         ("NOREPLICAS Not enough good replicas to write.", "has too few replicas"),
         ("BUSY Valkey is busy running a script.", "is busy with a script"),
+        ("WRONGPASS invalid username-password pair or user is disabled.", "refuses the user or password of store.url"),
+        ("NOAUTH Authentication required.", "refuses the user or password of store.url"),
     ],
 )
 def test_a_server_that_cannot_serve_anybody_is_a_store_that_is_down(reply, words):

@@ -1,8 +1,10 @@
 import pytest
+from redis.asyncio import Redis
 
 from gateway.store.door import Store
 from gateway.store.preconditions import LAYOUT, Told, UnfitStore, examine, judge, wrong_layout
-from tests.parts.stores import one
+from tests.parts.ports import free_ports
+from tests.parts.stores import MASTER, Server, one
 
 FIT = {
     "redis_version": "7.4.0",
@@ -56,6 +58,23 @@ def test_what_would_make_the_books_wrong_is_an_error(info, message):
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("info", "harmless"),
+    [
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0}, True),
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 1 << 30}, False),
+        ({"maxmemory_policy": "volatile-ttl"}, False),
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0, "redis_version": "6.2.14"}, False),
+        ({"role": "slave", "maxmemory": 0}, False),
+    ],
+)
+def test_eviction_costs_whoever_is_there_nothing_where_nothing_bounds_the_memory(info, harmless):
+    verdict = judged(**info)
+
+    assert verdict.errors
+    assert verdict.harmless is harmless
+
+
 def test_a_node_of_a_cluster_that_the_url_names_as_one_is_fit():
     assert judged(clustered=True, redis_mode="cluster").errors == []
 
@@ -64,6 +83,7 @@ def test_a_store_that_may_not_be_asked_says_what_to_allow():
     verdict = judge(Told("here", {}, None), clustered=False, allow_eviction=False)
 
     assert "allow its user the command INFO" in verdict.errors[0]
+    assert verdict.harmless, "of what nobody tells nothing is known to be lost"
 
 
 def test_eviction_that_is_allowed_is_a_warning():
@@ -154,3 +174,59 @@ async def test_a_replica_named_by_mistake_is_told_with_its_master(tmp_path):
                 await examine(store, allow_eviction=False)
         finally:
             await store.close()
+
+
+async def unfit(url):
+    """Return why the store at `url` must not be used."""
+    store = Store(url)
+    try:
+        with pytest.raises(UnfitStore) as caught:
+            await examine(store, allow_eviction=False)
+        return str(caught.value)
+    finally:
+        await store.close()
+
+
+async def test_a_database_that_a_server_does_not_have_is_told_with_those_it_has(tmp_path):
+    """By a path, a parameter, or behind Sentinels; and where nobody may ask how many there are."""
+    async with one(tmp_path / "store", databases="4") as server:
+        there = f"redis://127.0.0.1:{server.port}"
+        why = "has no database 9 (databases 0 to 3): name one that it has in store.url"
+        assert await unfit(f"{there}/9") == f"the store at {there}/9 {why}"
+        assert await unfit(f"{there}/0?db=9") == f"the store at {there}/0 {why}"
+        sentinel = Server(tmp_path / "sentinel", free_ports(1)[0], sentinel=True)
+        try:
+            await sentinel.start(f"sentinel monitor {MASTER} 127.0.0.1 {server.port} 1\n")
+            assert why in await unfit(f"redis+sentinel://127.0.0.1:{sentinel.port}/{MASTER}/9")
+        finally:
+            sentinel.kill()
+
+        store = Store(f"{there}/3")
+        try:
+            assert len(await examine(store, allow_eviction=False)) == 1, "that it keeps nothing over a restart"
+            assert await store.send(("GET", "sw:layout")) == [b"2"]
+        finally:
+            await store.close()
+        async with Redis(port=server.port) as first:
+            assert await first.keys("*") == []
+        await server.ask("ACL", "SETUSER", "default", "-config")
+        assert "has no database 9 (the first is 0): name one" in await unfit(f"{there}/9")
+        await server.ask("ACL", "SETUSER", "default", "-select")
+        assert "does not let us choose database 3: allow its user the command SELECT" in await unfit(f"{there}/3")
+
+
+async def test_a_database_of_a_clusters_node_is_told_as_the_cluster_it_is(tmp_path):
+    port, bus = free_ports(2)
+    node = Server(tmp_path / "node", port, cluster_enabled="yes", cluster_port=bus)
+    try:
+        await node.start()
+        why = await unfit(f"redis://127.0.0.1:{port}/3")
+        assert "is a node of a cluster: write store.url as redis+cluster://" in why
+    finally:
+        node.kill()
+
+
+async def test_a_server_that_refuses_info_in_every_database_is_told_what_to_allow(tmp_path):
+    async with one(tmp_path) as server:
+        await server.ask("ACL", "SETUSER", "default", "-info")
+        assert "allow its user the command INFO" in await unfit(f"redis://127.0.0.1:{server.port}/3")

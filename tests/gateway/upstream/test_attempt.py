@@ -4,8 +4,10 @@ import pytest
 
 from gateway.config.settings import Backend
 from gateway.upstream.attempt import Attempt, AttemptFailed
-from gateway.upstream.fleet import Fleet, Ticket
+from gateway.upstream.fleet import Fleet
 from policies.failures import Failure, FailureKind
+from policies.live import Ticket
+from policies.probing import Load
 from tests.gateway.harness import eventually
 from tests.parts.scripted import Bytes, Hang, Raw, Status
 from tests.policies.builders import candidate, deployment
@@ -19,9 +21,9 @@ async def fleet(first):
     await fleet.close()
 
 
-def attempt_on(fleet):
+def attempt_on(fleet, choices=1):
     chosen = candidate(deployment())
-    return Attempt(fleet.homes["gpu-a"], Ticket(fleet.live(chosen.deployment), 100, 0.0), chosen)
+    return Attempt(fleet.homes["gpu-a"], Ticket(fleet.live(chosen.deployment), 100, 0.0), chosen, choices)
 
 
 async def test_an_answer_is_read_to_its_end(fleet, first):
@@ -38,6 +40,21 @@ async def test_an_answer_is_read_to_its_end(fleet, first):
     attempt.close()
     assert (attempt.ticket.live.in_flight, attempt.ticket.live.queued_tokens) == (0, 0)
     assert first.requests[0].path == "/v1/chat/completions"
+
+
+async def test_every_choice_of_a_call_is_one_that_the_engine_counts(fleet, first):
+    """Else seven of eight would seem to be somebody's who calls past the gateways."""
+    first.enqueue([Status(200), Bytes(b"ab")])
+    home, attempt = fleet.homes["gpu-a"], attempt_on(fleet, choices=8)
+    assert fleet.calls(home) == 1
+    await attempt.open("chat", b"{}", [], 60.0)
+    for _ in range(2):
+        fleet.measured(home, Load(8.0, 0.0), fleet.calls(home))
+
+    assert (fleet.calls(home), fleet.more(), home.condition.foreign) == (8, {"gpu-a/m": 7}, 0)
+    attempt.close()
+    attempt.close()
+    assert (fleet.calls(home), fleet.more()) == (0, {})
 
 
 async def test_closing_before_the_end_closes_the_connection_at_once(fleet, first):
@@ -67,12 +84,12 @@ async def test_a_refusal_carries_the_upstreams_own_answer(fleet, first):
 async def test_the_first_content_ends_the_wait_in_the_queue_and_teaches(fleet):
     """The prompt is prefilled by then."""
     attempt = attempt_on(fleet)
-    before = attempt.ticket.live.latency.predict(attempt.sent_at)[0]
+    before = attempt.ticket.live.latency.pace(attempt.sent_at).fixed
     attempt.first_content()
     attempt.close()
 
     assert attempt.ticket.live.queued_tokens == 0
-    assert attempt.ticket.live.latency.predict(attempt.first_at)[0] < before
+    assert attempt.ticket.live.latency.pace(attempt.first_at).fixed < before
 
 
 async def test_a_probe_that_begins_to_answer_lets_the_next_call_follow(fleet):
@@ -89,17 +106,18 @@ async def test_a_probe_that_begins_to_answer_lets_the_next_call_follow(fleet):
 
 
 async def test_no_first_content_teaches_how_long_it_takes_at_least(fleet):
-    """Else a deployment that needs longer than it is given would be given no more the next time."""
+    """Else a deployment that needs longer than it is given would never be given more."""
     attempt = attempt_on(fleet)
     latency = attempt.ticket.live.latency
-    before = latency.predict(attempt.sent_at)[0], latency.spread(attempt.sent_at)
+    before = latency.pace(attempt.sent_at).fixed, latency.pace(attempt.sent_at).spread
     attempt.sent_at -= 10.0
     attempt.unheard()
+    attempt.unheard()  # the first of its kind may be an outlier
     attempt.close()
     now = attempt.sent_at + 10.0
 
-    assert latency.predict(now)[0] > before[0] + 1
-    assert latency.spread(now) > before[1]
+    assert latency.pace(now).fixed > 2 * before[0]
+    assert latency.pace(now).spread > before[1]
 
 
 @pytest.mark.parametrize(("patience", "told"), [(0.2, "1"), (59.2, "60"), (1000.0, "300")])
@@ -144,18 +162,24 @@ async def test_an_answer_that_is_done_leaves_its_connection_for_the_next_call(fl
     assert await eventually(lambda: not first.connections, within=2.0)
 
 
-async def test_a_plain_answer_teaches_pace_and_not_its_first_token(fleet):
-    """It does not tell when it began."""
+async def test_a_plain_answer_teaches_how_much_longer_all_of_it_took(fleet):
+    """It does not tell when it began; an answer that is quicker than the prior's first token teaches too."""
     attempt = attempt_on(fleet)
     live = attempt.ticket.live
-    before = live.latency.predict(attempt.sent_at)
+    before = live.latency.pace(attempt.sent_at)
     attempt.sent_at -= 10.2
     attempt.finished(101)
     attempt.close()
-    fixed, _, token_time = live.latency.predict(attempt.sent_at + 10.2)
+    pace = live.latency.pace(attempt.sent_at + 10.2)
 
-    assert fixed == before[0]
-    assert before[2] < token_time < 0.1
+    assert before.fixed < pace.fixed
+    assert before.token < pace.token
+    attempt.sent_at += 10.19
+    for _ in range(20):
+        attempt.finished(101)
+    quick = live.latency.pace(attempt.sent_at + 5.0)
+    assert quick.fixed < before.fixed
+    assert quick.token < before.token
 
 
 async def test_a_content_type_that_no_header_can_carry_is_replaced(fleet, first):

@@ -1,4 +1,5 @@
 import pytest
+from msgspec.structs import replace
 
 from gateway.config.settings import Backend
 from gateway.upstream.catalog import Catalog, as_found, listed
@@ -29,13 +30,17 @@ def test_the_chain_is_the_model_and_its_fallbacks_once_each():
 
 def test_the_same_id_on_two_backends_is_one_model_with_two_deployments():
     """Local ones are free, hosted ones of unknown price."""
-    backends = [Backend("gpu", "vllm", "http://x/v1"), Backend("hosted", "nvidia", "https://y/v1")]
+    backends = [
+        Backend("gpu", "vllm", "http://x/v1", max_in_flight=8),
+        Backend("hosted", "nvidia", "https://y/v1"),
+    ]
     listings = {"gpu": [Listed("org/m", 4096)], "hosted": [Listed("org/m", None), Listed("other", None)]}
 
     catalog = listed(listings, backends)
 
     assert [m.name for m in catalog.models] == ["org/m", "other"]
     first, second = catalog.find("org/m").deployments
+    assert (first.max_in_flight, second.max_in_flight) == (8, None)
     assert (first.context_window, first.price) == (4096, Price(0, 0))
     assert (second.context_window, second.price) == (None, None)
 
@@ -49,6 +54,14 @@ def test_a_model_that_nobody_serves_is_missing_for_good_only_once_everybody_was_
     assert yet.reason is Reason.NO_DEPLOYMENT
     assert "gpu-a" in yet.message
     assert yet.retry_after_us
+
+
+def test_each_replica_takes_as_many_calls_as_its_family_says():
+    """They are machines of one kind; and each has the family's weight."""
+    served = model(replace(deployment("gpu"), max_in_flight=8, weight=3))
+    (found,) = as_found([served], {"gpu": ("gpu@a:1", "gpu@b:1")}, lambda _: None)
+
+    assert [(one.max_in_flight, one.weight) for one in found.deployments] == [(8, 3), (8, 3)]
 
 
 def test_a_deployment_on_a_family_is_one_on_each_replica():

@@ -1,10 +1,12 @@
 import asyncio
 import socket
 import ssl
+import threading
 
 import pytest
 import structlog
 
+from gateway import files
 from gateway.config.settings import Backend
 from gateway.upstream import discovery as module
 from gateway.upstream.discovery import Discovery, addresses_of
@@ -13,6 +15,7 @@ from policies.domain import Deployment
 from policies.failures import Failure, FailureKind
 from tests.gateway.harness import eventually
 from tests.parts.certificates import self_signed
+from tests.parts.hung import hanging
 
 NAMED = Backend("gpu", "vllm", "http://gpu.cluster.local:8000/v1", "key", max_connections=7, discover="dns")
 
@@ -257,6 +260,68 @@ async def test_a_list_that_is_wrong_or_gone_changes_nothing_and_is_told_with_its
 
     assert f"{path}:2: " in told[1]["why"]
     assert "No such file" in told[2]["why"]
+
+
+async def test_a_list_that_does_not_answer_stops_nothing_and_its_replicas_stay(discover, tmp_path, monkeypatch):
+    """One thread waits for it; it is told once, and once it has answered it is as any other."""
+    monkeypatch.setattr(files, "LATE", 0.5)
+    path, other = tmp_path / "replicas", tmp_path / "others"
+    for number, one in enumerate((path, other)):
+        one.write_text(f"http://h{number}:1/v1\n")
+    found, fleet = await discover(Backend("gpu", "vllm", "", list_file=path))
+    _, beside = await discover(Backend("gpu", "vllm", "", list_file=other))
+    threads = threading.active_count()
+    with structlog.testing.capture_logs() as told, hanging(path) as hung:
+        await eventually(lambda: found.late)
+        other.write_text("http://h2:1/v1\n")
+        await eventually(lambda: present(beside) == ["gpu@h2:1"])
+        await asyncio.sleep(0.1)
+        assert (present(fleet), [one.filename for one in found.late]) == (["gpu@h0:1"], [str(path)])
+        assert threading.active_count() <= threads + 2, "one that hangs, and one that may be looking at the other"
+        hung.answer(b"http://h3:1/v1\n")
+        await eventually(lambda: present(fleet) == ["gpu@h3:1"])
+
+    assert found.late == []
+    mine = [entry for entry in told if entry.get("file") == str(path)]
+    assert [entry["event"] for entry in mine] == ["a file does not answer", "a file has answered"]
+    assert mine[0]["meanwhile"] == "the last known replicas"
+
+
+async def test_a_list_that_does_not_answer_does_not_hold_the_start(discover, tmp_path, monkeypatch):
+    """Nor does one that nobody follows any more count as late."""
+    monkeypatch.setattr(files, "LATE", 0.5)
+    monkeypatch.setattr(module, "FIRST", 0.1)
+    path = tmp_path / "replicas"
+    path.touch()
+    with hanging(path) as hung:
+        async with asyncio.timeout(10):
+            found, fleet = await discover(Backend("gpu", "vllm", "", list_file=path))
+        assert present(fleet) == []
+        await eventually(lambda: found.late)
+        found.take([], {}, 1.0)
+        assert found.late == []
+        found.take([Backend("gpu", "vllm", "", list_file=path)], {}, 1.0)
+        hung.answer(b"http://h1:1/v1\n")
+
+        await eventually(lambda: present(fleet) == ["gpu@h1:1"])
+
+
+async def test_a_look_at_a_list_for_which_no_thread_is_left_is_not_the_last(discover, tmp_path, monkeypatch):
+    """It is logged, and looked at again."""
+    path = tmp_path / "replicas"
+    path.write_text("http://h1:1/v1\n")
+    _, fleet = await discover(Backend("gpu", "vllm", "", list_file=path))
+    real = files.apart
+
+    def none_left(work):
+        raise RuntimeError("can't start new thread")
+
+    with structlog.testing.capture_logs() as told:
+        monkeypatch.setattr(files, "apart", none_left)
+        await eventually(lambda: told)
+        monkeypatch.setattr(files, "apart", real)
+        path.write_text("http://h2:1/v1\n")
+        await eventually(lambda: present(fleet) == ["gpu@h2:1"])
 
 
 async def test_a_list_that_is_being_written_is_not_taken_for_a_shorter_one(discover, tmp_path, monkeypatch):

@@ -1,27 +1,25 @@
+import asyncio
+
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from gateway import clock
 from gateway.config.settings import Backend
-from gateway.upstream.fleet import LACKS_SECONDS, Fleet, Home, Live, Ticket
+from gateway.places import _has_room
+from gateway.upstream.attempt import Attempt
+from gateway.upstream.fleet import Fleet, Home, Live
 from policies.affinity import BLOCK, Beginning
 from policies.dialects import DIALECTS
-from policies.failures import OFF_SECONDS, Failure, FailureKind
-from tests.policies.builders import deployment, model
+from policies.failures import Failure, FailureKind
+from policies.live import Elsewhere, Ticket
+from policies.probing import Load
+from tests.parts.scripted import Bytes, Status, Until
+from tests.policies.builders import candidate, deployment, model
 
 
 def live():
     return Live("gpu-a/m", DIALECTS["vllm"])
-
-
-def test_three_failures_eject_and_an_answer_brings_back():
-    """As the snapshot shows."""
-    one = live()
-    for _ in range(3):
-        one.failed(Failure(FailureKind.RESET, "x"), "chat", 0.0, probe=False)
-    assert one.snapshot(deployment(), 1.0).ejected
-    one.answered("chat")
-    assert not one.snapshot(deployment(), 1.0).ejected
 
 
 def test_the_first_failure_of_a_kind_is_told_with_its_reason_and_its_call():
@@ -41,48 +39,6 @@ def test_the_first_failure_of_a_kind_is_told_with_its_reason_and_its_call():
     assert entries[0]["detail"] == "certificate verify failed"
 
 
-def test_a_429_never_ejects():
-    """Nor does a caller's fault."""
-    one = live()
-    for kind in (FailureKind.RATE_LIMITED, FailureKind.CALLER, FailureKind.CONTEXT_OVERFLOW) * 5:
-        one.failed(Failure(kind, "x"), "chat", 0.0, probe=False)
-
-    assert not one.snapshot(deployment(), 0.0).ejected
-
-
-def test_an_operators_fault_switches_off_for_a_while_and_a_410_for_good():
-    """With its reason."""
-    one, gone = live(), live()
-    one.failed(Failure(FailureKind.CREDENTIALS, "the upstream answered 401", 401), "chat", 0.0, probe=False)
-    gone.failed(Failure(FailureKind.MODEL_GONE, "the upstream answered 410", 410), "chat", 0.0, probe=False)
-
-    assert one.snapshot(deployment(), OFF_SECONDS - 1).off == "the upstream answered 401"
-    assert one.snapshot(deployment(), OFF_SECONDS + 1).off is None
-    assert gone.snapshot(deployment(), 1e9).retired
-    assert not one.snapshot(deployment(), 1.0).retired
-
-
-def test_a_model_that_is_gone_for_good_stays_gone():
-    """Though a call that was under way fails in a lesser way afterwards."""
-    gone = live()
-    gone.failed(Failure(FailureKind.MODEL_GONE, "x", 410), "chat", 0.0, probe=False)
-    gone.failed(Failure(FailureKind.CREDENTIALS, "x", 401), "chat", 1.0, probe=False)
-
-    assert gone.snapshot(deployment(), 1e9).retired
-
-
-def test_a_good_answer_ends_what_a_refusal_began():
-    """A 403 or a 404 may have been one call's own; a model that is gone for good stays gone."""
-    one, gone = live(), live()
-    one.failed(Failure(FailureKind.FORBIDDEN, "x", 403), "chat", 0.0, probe=False)
-    gone.failed(Failure(FailureKind.MODEL_GONE, "x", 410), "chat", 0.0, probe=False)
-    for each in (one, gone):
-        each.answered("chat")
-
-    assert one.snapshot(deployment(), 1.0).off is None
-    assert gone.snapshot(deployment(), 1.0).retired
-
-
 async def test_word_that_a_backend_is_back_ends_its_absence_and_no_limit():
     """A proxy's `retry-after: 3600` during a restart of minutes would else hold for the hour."""
     fleet = Fleet()
@@ -95,61 +51,6 @@ async def test_word_that_a_backend_is_back_ends_its_absence_and_no_limit():
 
     assert one.snapshot(deployment(), 0.0).frozen_for == 20.0
     await fleet.close()
-
-
-def test_a_limit_freezes_for_as_long_as_it_says_or_as_the_dialect_does():
-    """And a good answer ends only what nobody asked for."""
-    told, untold = live(), live()
-    told.failed(Failure(FailureKind.RATE_LIMITED, "x", 429, 30.0), "chat", 0.0, probe=False)
-    untold.failed(Failure(FailureKind.RATE_LIMITED, "x", 429), "chat", 0.0, probe=False)
-    assert [one.snapshot(deployment(), 0.0).frozen_for for one in (told, untold)] == [30.0, DIALECTS["vllm"].freeze]
-    for one in (told, untold):
-        one.answered("chat")
-
-    assert [one.snapshot(deployment(), 1.0).frozen_for for one in (told, untold)] == [29.0, 0.0]
-
-
-def test_whoever_says_when_it_is_back_is_left_alone_and_not_ejected():
-    """For three hours, if it says so, as the hosted endpoint does of a model that is off."""
-    one = live()
-    for _ in range(3):
-        one.failed(Failure(FailureKind.UNAVAILABLE, "x", 503, 10_800.0), "chat", 0.0, probe=False)
-    seen = one.snapshot(deployment(), 3600.0)
-
-    assert (seen.ejected, seen.frozen_for) == (False, 7200.0)
-
-
-def test_late_first_tokens_widen_the_spread():
-    """By which a stream is waited for longer."""
-    one = live()
-    before = one.snapshot(deployment(), 0.0).ttft_spread
-    one.latency.observe_first(0.0, 20.0, tokens_ahead=0)
-
-    assert one.snapshot(deployment(), 0.0).ttft_spread > before
-
-
-def test_an_api_that_is_not_there_is_remembered():
-    """For that API only."""
-    one = live()
-    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "embeddings", 0.0, probe=False)
-
-    assert one.snapshot(deployment(), 0.0).lacks == {"embeddings"}
-    assert one.snapshot(deployment(), LACKS_SECONDS).lacks == frozenset()
-    one.answered("embeddings")
-    assert one.snapshot(deployment(), 0.0).lacks == frozenset()
-
-
-def test_an_api_that_just_served_is_not_taken_for_missing(monkeypatch):
-    """Some calls are a 501 or a 404 by what is in them: one caller must not turn an API off for all others."""
-    one = live()
-    monkeypatch.setattr(clock, "monotonic", lambda: 0.0)
-    one.answered("chat")
-    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "chat", LACKS_SECONDS - 1, probe=False)
-    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "embeddings", LACKS_SECONDS - 1, probe=False)
-    assert one.snapshot(deployment(), LACKS_SECONDS - 1).lacks == {"embeddings"}
-    one.failed(Failure(FailureKind.UNSUPPORTED, "x", 501), "chat", LACKS_SECONDS, probe=False)
-
-    assert one.snapshot(deployment(), LACKS_SECONDS).lacks == {"chat", "embeddings"}
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "refused by the upstream"), (410, "gone for good")])
@@ -165,33 +66,6 @@ def test_an_operators_fault_is_told_once_a_minute_and_not_by_every_call(status, 
     assert words in errors[0]
 
 
-def test_a_ticket_holds_the_load_from_the_moment_of_routing():
-    """Calls routed at the same moment must see one another; closing twice is closing once."""
-    one = live()
-    ticket = Ticket(one, 100, 0.0)
-    behind = Ticket(one, 50, 0.0)
-    assert (one.in_flight, one.queued_tokens, behind.ahead) == (2, 150, 150)
-    ticket.leave_queue()
-    assert (one.in_flight, one.queued_tokens) == (2, 50)
-    for _ in range(2):
-        ticket.close()
-        behind.close()
-    assert (one.in_flight, one.queued_tokens) == (0, 0)
-
-
-def test_what_a_call_has_prefilled_is_known_to_the_next_one():
-    """Once there is an answer; a call that failed before has left nothing."""
-    one, begins = live(), Beginning((1, 2, 3), 4 * BLOCK)
-    failed = Ticket(one, 100, 0.0, begins)
-    failed.close()
-    assert one.snapshot(deployment(), 1.0, begins).cached == 0.0
-
-    Ticket(one, 100, 1.0, begins).prefilled(1.5)
-
-    assert one.snapshot(deployment(), 2.0, begins).cached == 0.75
-    assert one.snapshot(deployment(), 2.0).cached == 0.0
-
-
 async def test_a_backend_that_comes_back_has_an_empty_cache():
     """It was restarted, for all that anybody knows."""
     fleet, begins = Fleet(), Beginning((1, 2), 2 * BLOCK)
@@ -203,24 +77,6 @@ async def test_a_backend_that_comes_back_has_an_empty_cache():
 
     assert one.snapshot(deployment(), 1.0, begins).cached == 0.0
     await fleet.close()
-
-
-def test_exactly_one_ticket_is_the_probe():
-    """The others see the deployment as ejected."""
-    one = live()
-    for _ in range(3):
-        one.failed(Failure(FailureKind.RESET, "x"), "chat", 0.0, probe=False)
-
-    assert [Ticket(one, 1, 100.0).probe for _ in range(3)] == [True, False, False]
-    assert one.snapshot(deployment(), 100.0).ejected
-
-
-def test_two_models_on_one_upstream_model_keep_their_own_facts():
-    """Windows, modalities and prices are the deployment's, load and health the engine's."""
-    one = live()
-
-    assert one.snapshot(deployment(window=5), 0.0).deployment.context_window == 5
-    assert one.snapshot(deployment(window=9), 0.0).deployment.context_window == 9
 
 
 async def test_a_backend_is_added_once_and_its_state_is_kept():
@@ -311,4 +167,224 @@ async def test_a_drained_backend_takes_its_replicas_along():
     assert drained() == names[1:2]
     fleet.drain(frozenset())
     assert drained() == []
+    await fleet.close()
+
+
+async def test_what_the_others_tell_of_again_is_not_counted_twice():
+    """The store was away: their calls were foreign, by the engine's own figures, until it was back."""
+    fleet = Fleet()
+    home, one = fleet.add(Backend("gpu-a", "vllm", "http://127.0.0.1:9/v1")), fleet.live(deployment())
+    there = {one.name: Elsewhere(20, 0), "gpu-a/another": Elsewhere(2, 0, more=3)}
+
+    def seen():
+        for _ in range(2):
+            fleet.measured(home, Load(25.0, 0.0), fleet.calls(home))
+        return one.calls
+
+    fleet.others(there)
+    assert seen() == 20
+    fleet.others({})
+    assert seen() == 25
+    fleet.others(there)
+    assert one.calls == 20
+    fleet.others({"gpu-b/m": Elsewhere(9, 0)})
+    assert seen() == 25
+    await fleet.close()
+
+
+@pytest.mark.parametrize("name", ["gpu-a", "gpu-a@127.0.0.1:9/behind/a/path"])
+async def test_what_others_have_at_a_backend_is_known_before_it_is(name):
+    """A replica that is found later than by them, at whatever address; nothing of it is foreign."""
+    fleet = Fleet()
+    fleet.others({f"{name}/org/m": Elsewhere(4, 0)})
+    home = fleet.add(Backend(name, "vllm", "http://127.0.0.1:9/v1"))
+    for _ in range(2):
+        fleet.measured(home, Load(4.0, 0.0), fleet.calls(home))
+
+    assert home.condition.foreign == 0
+    await fleet.close()
+
+
+RACK = Backend("gpu-a", "vllm", "http://127.0.0.1:1/v1", "key-number-one-000")
+
+
+@pytest.mark.parametrize("change", [{"max_in_flight": 3}, {"probe_every": 9.0}, {"told_hosted": True}])
+async def test_what_says_nothing_of_how_a_backend_is_reached_leaves_it_as_it_was(change):
+    """Its connections, and what was learned there; what is new of it holds."""
+    fleet = Fleet()
+    home, known = fleet.add(RACK), fleet.live(deployment())
+    fleet.add(replace(RACK, **change))
+
+    assert (fleet.homes["gpu-a"], fleet.live(deployment())) == (home, known)
+    assert home.backend == replace(RACK, **change)
+    await fleet.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"base_url": "http://127.0.0.1:2/v1"}, {"address": "127.0.0.2"}, {"kind": "sglang"}],
+)
+async def test_a_backend_at_another_place_is_another_one(change):
+    """Calls that are under way at the old one end there; then it is closed."""
+    fleet = Fleet()
+    old, known = fleet.add(RACK), fleet.live(deployment())
+    ticket = Ticket(known, 10, 0.0)
+    new = fleet.add(replace(RACK, **change))
+
+    assert new is fleet.homes["gpu-a"] is not old
+    assert fleet.live(deployment()) is not known
+    assert (fleet.reached[known.condition], fleet.reached[new.condition]) == (old, new)
+    assert fleet.present == [new]
+    await fleet.sweep(1e9)
+    assert fleet.reached[known.condition] is old
+    ticket.close()
+    await fleet.sweep(1e9)
+    assert known.condition not in fleet.reached
+    await fleet.close()
+
+
+async def test_a_backend_that_leaves_says_so_until_it_is_gone():
+    """An operator who has taken it out of the file sees why it is there still."""
+    fleet = Fleet()
+    home = fleet.add(RACK)
+    ticket = Ticket(fleet.live(deployment()), 10, 0.0)
+    fleet.leave("gpu-a", until=10.0)
+    assert (fleet.leaves("gpu-a"), fleet.under_way(home)) == (True, 1)
+    ticket.close()
+
+    assert fleet.under_way(home) == 0
+    assert await fleet.sweep(10.0) == ["gpu-a"]
+    assert (fleet.leaves("gpu-a"), fleet.reached) == (False, {})
+    await fleet.close()
+
+
+OTHERWISE = [
+    {"api_key": "key-number-two-000"},
+    {"ca_digest": "other authorities"},
+    {"max_connections": 5},
+    {"transport": "httpx"},
+    {"requests_per_minute": 7},
+]
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
+async def test_calls_that_are_open_count_on_where_only_the_way_to_call_has_changed(change):
+    """The engine still works on them: else a rotated key would have it take twice what it may."""
+    fleet, bounded = Fleet(), replace(deployment(), max_in_flight=2)
+    home = fleet.add(RACK)
+    tickets = [Ticket(fleet.live(bounded), 10, 0.0) for _ in range(2)]
+    fleet.add(replace(RACK, **change))
+
+    assert not _has_room(fleet.live(bounded), bounded, 0.0)
+    assert (fleet.loads(), fleet.under_way(fleet.homes["gpu-a"])) == ({"gpu-a/m": (2, 20)}, 2)
+    assert fleet.homes["gpu-a"] is home
+    for ticket in tickets:
+        ticket.close()
+    assert _has_room(fleet.live(bounded), bounded, 0.0)
+    assert fleet.loads() == {}
+    await fleet.close()
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
+async def test_what_was_learned_of_an_engine_outlives_the_way_to_call_it(change):
+    """It computes no slower for a new key, and its cache is as full."""
+    fleet, begins = Fleet(), Beginning((1, 2), 2 * BLOCK)
+    fleet.add(RACK)
+    known = fleet.live(deployment())
+    known.prefilled.note(begins, 0.0)
+    for _ in range(20):
+        known.latency.observe_first(0.0, 7.0, 10)
+    pace = known.latency.pace(0.0)
+    fleet.add(replace(RACK, **change))
+    after = fleet.live(deployment())
+
+    assert after is known
+    assert (after.latency.pace(0.0), after.snapshot(deployment(), 0.0, begins).cached > 0.0) == (pace, True)
+    await fleet.close()
+
+
+async def test_a_new_key_is_sent_at_once_over_the_connections_that_there_are():
+    """A key belongs to a request."""
+    fleet = Fleet()
+    home = fleet.add(RACK)
+    transport = home.transport
+    fleet.add(replace(RACK, api_key="key-number-two-000"))
+
+    assert [value for name, value in home.headers if name == b"authorization"] == [b"Bearer key-number-two-000"]
+    assert home.transport is transport
+    fleet.add(replace(RACK, api_key=None))
+    assert b"authorization" not in dict(home.headers)
+    await fleet.close()
+
+
+async def test_a_replaced_key_stays_hidden_until_the_next_one_is_replaced():
+    """Calls that were made with it may be told it still; the longer goes first, where one holds the other."""
+    fleet = Fleet()
+    home = fleet.add(RACK)
+    fleet.add(replace(RACK, api_key="key-number-one-000-b"))
+    said = b"key-number-one-000-b, key-number-one-000, key-number-three-0"
+    assert home.discreet(said) == b"*" * 20 + b", " + b"*" * 18 + b", key-number-three-0"
+    fleet.add(replace(RACK, api_key="key-number-one-000-b", max_connections=3))
+    assert b"key-number-one" not in home.discreet(said)
+    fleet.add(replace(RACK, api_key="key-number-three-0"))
+
+    assert home.discreet(said) == b"*" * 20 + b", key-number-one-000, " + b"*" * 18
+    await fleet.close()
+
+
+@pytest.mark.parametrize("change", OTHERWISE[:2])
+async def test_whoever_was_refused_is_asked_again_at_once_when_the_way_to_call_has_changed(monkeypatch, change):
+    """An operator who mends a credential or authorities waits for no pause that the old ones had earned."""
+    fleet, now = Fleet(), 0.0
+    fleet.add(RACK)
+    one = fleet.live(deployment())
+    one.failed(Failure(FailureKind.CREDENTIALS, "wrong key", 401), "chat", now, probe=False)
+    one.failed(Failure(FailureKind.RATE_LIMITED, "x", 429, 10_800.0), "chat", now, probe=False)
+    for _ in range(3):
+        one.failed(Failure(FailureKind.CONNECT, "certificate verify failed"), "chat", now, probe=False)
+    before = one.snapshot(deployment(), now)
+    assert (before.off, before.ejected, before.frozen_for) == ("wrong key", True, 10_800.0)
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    fleet.add(replace(RACK, **change))
+    after = one.snapshot(deployment(), now)
+
+    assert (after.off, after.ejected, after.frozen_for) == (None, False, 0.0)
+    await fleet.close()
+
+
+async def test_what_an_engine_takes_a_minute_holds_as_it_is_told_now():
+    """Where it is told no more, what is believed stays until the store tells."""
+    fleet = Fleet()
+    fleet.add(RACK)
+    allowance = fleet.live(deployment()).allowance
+    seen = []
+    for told in (40, 100, None):
+        fleet.add(replace(RACK, requests_per_minute=told))
+        seen.append((allowance.per_minute, allowance.limit))
+
+    assert seen == [(40, 40), (100, 100), (0, 100)]
+    await fleet.close()
+
+
+@pytest.mark.parametrize("transport", ["pooled", "httpx"])
+async def test_new_authorities_hold_for_new_connections_and_cut_nobody_off(first, transport):
+    """No call goes over a connection that the old ones had vouched for; one that is under way ends there."""
+    fleet, go_on = Fleet(), asyncio.Event()
+    first.enqueue([Status(200), Bytes(b"one"), Until(go_on), Bytes(b"two")])
+    backend = replace(RACK, base_url=f"{first.url}/v1", transport=transport)
+    home = fleet.add(backend)
+    old, chosen = home.transport, candidate(deployment())
+    attempt = Attempt(home, Ticket(fleet.live(chosen.deployment), 10, 0.0), chosen)
+    await attempt.open("chat", b"{}", [], 60.0)
+    assert await attempt.read() == b"one"
+    fleet.add(replace(backend, ca_digest="other authorities"))
+    assert home.transport is not old
+    await fleet.sweep(0.0)
+    go_on.set()
+    assert (await attempt.read(), await attempt.read()) == (b"two", None)
+    assert fleet._outgrown == [old]
+    attempt.close()
+    await fleet.sweep(0.0)
+
+    assert fleet._outgrown == []
     await fleet.close()

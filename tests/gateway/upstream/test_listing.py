@@ -6,7 +6,8 @@ import pytest
 from gateway.config.settings import Backend
 from gateway.upstream import listing as module
 from gateway.upstream.fleet import Home
-from gateway.upstream.listing import Listed, engine_at, models_of
+from gateway.upstream.listing import Listed, engine_at, models_of, unlisted
+from policies.probing import Told
 from tests.parts.http1 import Http1Server
 
 MODELS = {"object": "list", "data": [{"id": "org/m", "object": "model", "max_model_len": 4096}]}
@@ -125,3 +126,17 @@ async def test_an_answer_that_nests_without_end_is_no_engines():
     """And breaks nothing: the ports are anybody's."""
     async with Nested() as server:
         assert await engine_at(server.port) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("vllm", True), ("openai", True), ("llamacpp", False), ("sglang", False), ("anthropic", False)],
+)
+async def test_a_name_that_a_list_lacks_is_wrong_but_where_any_name_is_served(kind, expected):
+    """llama.cpp and SGLang serve their model by whatever name is asked for; Anthropic lists but a page."""
+    home = Home(Backend("a", kind, "http://127.0.0.1:9/v1"))
+    home.condition.told = Told(("m",))
+    found = [unlisted(home, name) for name in ("m", "n")]
+    await home.transport.aclose()
+
+    assert found == [False, expected]

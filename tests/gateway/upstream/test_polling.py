@@ -5,9 +5,10 @@ import pytest
 from gateway.config.settings import Backend
 from gateway.upstream import polling
 from gateway.upstream.attempt import Attempt, AttemptFailed
-from gateway.upstream.fleet import Fleet, Home, Ticket
+from gateway.upstream.fleet import Fleet, Home
 from gateway.upstream.polling import place_of
 from policies.failures import FailureKind
+from policies.live import Ticket
 from tests.gateway.harness import eventually
 from tests.parts.http1 import Http1Server
 from tests.policies.builders import candidate, deployment

@@ -227,3 +227,18 @@ async def test_a_name_is_tried_at_each_of_its_addresses(upstream, monkeypatch):
 
     assert len(pool) == 1
     pool.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system's kernel asks in its own time")
+async def test_the_kernel_asks_whether_the_host_of_a_connection_is_there(upstream):
+    """A host that has vanished says nothing: no call waits for it longer than the kernel takes to find out."""
+    pool = pool_of(upstream)
+    connection = await taken(pool)
+    watched = connection._transport.get_extra_info("socket")
+
+    assert watched.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    told = [watched.getsockopt(socket.IPPROTO_TCP, option) for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
+    assert told == [module.SILENT, module.AGAIN]
+    assert module.SILENT + module.TRIES * module.AGAIN < 30
+    pool.give(connection)
+    pool.close()

@@ -200,6 +200,37 @@ async def test_connections_that_calls_hold_say_nothing(fleet, transport, monkeyp
         (await call).close()
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_an_engine_told_of_its_load_is_believed_until_a_probe_fails_or_is_late(fleet, ends, monkeypatch):
+    """Else one with calls past the gateways would seem full for as long as ours hold every connection there."""
+    gate, seen, asked = asyncio.Event(), [], []
+
+    async def scripted(*_, **__):
+        asked.append(1)
+        if len(asked) > 2:
+            await gate.wait()
+            raise httpx.PoolTimeout("busy")
+        return Finding(None, Load(9.0, 0.0))
+
+    def measured(*told):
+        Fleet.measured(fleet, *told)
+        seen.append(home.condition.foreign)
+
+    monkeypatch.setattr(module, "probe", scripted)
+    monkeypatch.setattr(module, "LEAST_DUE", 60.0 if ends else 0.05)
+    home = fleet.add(Backend("gpu", "vllm", "http://127.0.0.1:9/v1", probe_every=0.01))
+    fleet.measured, probes = measured, Probes(fleet, lambda: None)
+    probes.follow()
+    await eventually(lambda: len(asked) == 3)
+    if ends:
+        gate.set()
+    await eventually(lambda: len(seen) == 3)
+    probes.close()
+
+    assert seen == [0, 9, 0]
+    assert home.condition.load == Load()
+
+
 async def test_a_doubtful_failure_counts_when_it_is_repeated_and_a_certain_one_at_once(fleet):
     """Each reason is told once, and so is the way back."""
     probes = Probes(fleet, lambda: None)

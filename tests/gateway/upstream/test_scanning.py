@@ -3,6 +3,7 @@ import json
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from gateway.config.settings import Backend
 from gateway.upstream import discovery
@@ -149,6 +150,23 @@ async def test_a_window_that_an_engine_tells_is_its_deployments(scanning, first)
     assert windows == [[4096, 7], [4096, 7]]
     _, listed, _ = await scanning([backend], None)
     assert [[one.context_window for one in model.deployments] for model in listed[-1].models] == [[4096], [4096]]
+
+
+async def test_a_model_of_the_file_that_its_backend_does_not_list_is_logged_once(scanning, first):
+    """With those that it lists: a name misspelt is found before a call is."""
+    listed = [{"id": "sim"}]
+    first.handle = lambda _, connection: connection.answer(200, json.dumps({"data": listed}).encode())
+    served = [model(replace(deployment("a"), model=name), name=name) for name in ("sim", "sims")]
+    with capture_logs() as logs:
+        fleet, published, _ = await scanning([Backend("a", "openai", f"{first.url}/v1", probe_every=0.1)], served)
+        await eventually(lambda: fleet.homes["a"].condition.probed)
+        seen = len(published)
+        listed[0]["max_model_len"] = 4096
+        fleet.homes["a"].condition.failures = 1  # so that it is asked about its models again
+        await eventually(lambda: len(published) > seen)
+
+    told = [line for line in logs if "does not list" in line["event"]]
+    assert [(one["backend"], one["model"], one["lists"]) for one in told] == [("a", "sims", ("sim",))]
 
 
 async def test_a_model_whose_backend_has_no_address_yet_exists_and_is_refused_for_now(tmp_path, first):

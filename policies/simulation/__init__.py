@@ -1,0 +1,1 @@
+"""A fleet of arithmetic: workloads, engines, gateways that run the very code of `policies/`, and their faults."""

@@ -1,0 +1,172 @@
+import random
+
+import pytest
+
+from policies.affinity import NONE
+from policies.failures import Failure, FailureKind
+from policies.live import Elsewhere
+from policies.simulation.calls import BLOCK, Call
+from policies.simulation.gateways import Account, Sluiceway, asked, beginning_of
+from policies.simulation.hardware import H200_X8
+from policies.simulation.hosted import Endpoint
+from policies.simulation.scenario import Machine, Scenario, deployments_of
+from policies.terms import RoutingTerms
+
+DOWN = Failure(FailureKind.CONNECT, "refused")
+
+
+def call(number=0, blocks=range(20), output=100, images=0):
+    blocks = tuple(blocks)
+    return Call(number, 0.0, "t", "s", blocks, len(blocks) * BLOCK, output, images)
+
+
+def gateway(places=2, *, hosted=None, account=None, most=None, **terms):
+    scenario = Scenario((Machine(H200_X8, max_in_flight=most),) * places, hosted=hosted)
+    return Sluiceway(deployments_of(scenario), RoutingTerms(**terms), account or Account(), random.Random(1))
+
+
+def load(one):
+    return [(live.in_flight, live.queued_tokens) for live in one._lives.values()]
+
+
+def test_a_session_goes_where_its_beginning_is():
+    """The simulated gateway runs the product's own affinity, on blocks in place of bytes."""
+    one = gateway(4)
+    first = one.begin(call(0), 0.0).place
+    one.first(0, 0.5)
+    one.done(0, 2.0, 0)
+    assert one.begin(call(1, range(22)), 3.0).place == first
+
+
+def test_calls_at_one_moment_spread():
+    """Load counts from the moment of routing, as in the product: twenty calls must not all see an idle place."""
+    one = gateway(4)
+    places = [one.begin(call(number, range(number * 100, number * 100 + 20)), 0.0).place for number in range(20)]
+    assert {places.count(place) for place in range(4)} <= {4, 5, 6}
+
+
+def test_load_is_given_back_whatever_ends_a_call():
+    """A ticket that leaks would make a place look busy for ever."""
+    one = gateway(2)
+    for number in range(3):
+        one.begin(call(number), 0.0)
+    one.first(0, 1.0)
+    one.done(0, 2.0, 0)
+    one.first(1, 1.0)
+    one.broke(1, DOWN, 2.0)
+    assert one.failed(2, DOWN, 2.0).place is not None
+    assert one.failed(2, DOWN, 2.0).place is None
+    assert load(one) == [(0, 0), (0, 0)]
+    assert not one._trips
+
+
+def test_a_failed_call_goes_elsewhere():
+    """By the product's own retries."""
+    one = gateway(2)
+    first = one.begin(call(), 0.0).place
+    assert one.failed(0, DOWN, 0.0).place == 1 - first
+
+
+def test_a_place_that_said_when_to_come_back_is_waited_for():
+    """By the product's own freezes: the call is asked about again at that time."""
+    one = gateway(1)
+    one.begin(call(), 0.0)
+    step = one.failed(0, Failure(FailureKind.RATE_LIMITED, "full", 429, 2.0), 0.0)
+    assert (step.place, step.again) == (None, 2.0)
+    assert one.again(0, 2.0).place == 0
+
+
+def test_a_call_that_failed_waits_for_room_elsewhere():
+    """As the product's does: what a crash sends on must not overfill the places that are left."""
+    one = gateway(2, most=1, max_wait=5.0)
+    gone, there = one.begin(call(0), 0.0).place, one.begin(call(1), 0.0).place
+    assert {gone, there} == {0, 1}
+    assert one.failed(0, DOWN, 1.0).again is not None
+    assert one.again(0, 2.0).again is not None
+    one.first(1, 3.0)
+    one.done(1, 3.0, 0)
+    assert one.again(0, 3.1).place == there
+
+
+def test_a_call_that_failed_waits_no_longer_than_it_may():
+    """And holds nothing then."""
+    one = gateway(2, most=1, max_wait=5.0)
+    one.begin(call(0), 0.0)
+    one.begin(call(1), 0.0)
+    one.failed(0, DOWN, 1.0)
+    step = one.again(0, 6.0)
+    assert (step.place, step.again) == (None, None)
+    assert sum(calls for calls, _ in load(one)) == 1
+
+
+def test_a_call_has_one_patience_for_all_its_waits():
+    """Three seconds before it was sent leave two of five after its failure."""
+    one = gateway(2, most=1, max_wait=5.0)
+    for number in range(2):
+        one.begin(call(number), 0.0)
+    assert one.begin(call(2), 0.0).again is not None
+    one.first(1, 1.0)
+    one.done(1, 3.0, 0)
+    assert one.again(2, 3.0).place is not None
+    assert one.failed(2, DOWN, 4.0).again is not None
+    assert one.again(2, 5.9).again is not None
+    step = one.again(2, 6.1)
+    assert (step.place, step.again) == (None, None)
+
+
+def test_output_is_learned_by_tenant():
+    """Long answers of one tenant must be expected to be long."""
+    one = gateway(1)
+    before = one._estimates.of("t", asked(call())).output_tokens
+    for number in range(30):
+        one.begin(call(number, output=2000), 0.0)
+        one.first(number, 0.1)
+        one.done(number, 30.0, 0)
+    assert one._estimates.of("t", asked(call())).output_tokens > 2 * before
+
+
+def test_gateways_tell_one_another_their_load_and_beginnings():
+    """What one has sent, the other must see; what it has told already, it does not tell again."""
+    one, other = gateway(2), gateway(2)
+    place = one.begin(call(), 0.0).place
+    one.first(0, 0.5)
+    told = one.told()
+    other.hear(told.loads, told.fresh, 0.6)
+    name = f"gpu-{place}/m"
+    assert other._lives[name].others == Elsewhere(1, 0)
+    assert other.begin(call(1, range(40)), 0.7).place == place
+    assert not one.told().fresh
+    other.hear({}, (), 1.0)
+    assert other._lives[name].others == Elsewhere()
+
+
+def test_a_short_prompt_has_no_beginning_and_a_long_one_a_mark_for_each_whole_block():
+    """As in the product, which does not bother below two blocks of its own."""
+    short, long = call(blocks=range(2)), call(blocks=range(9))
+    assert beginning_of(short, asked(short)) == NONE
+    assert beginning_of(long, asked(long)).marks == (1, 3, 5, 7)
+
+
+def test_a_limit_that_refused_is_kept_by_all_gateways():
+    """They share one account: what one was refused, the other must not try."""
+    account = Account()
+    endpoint = Endpoint()
+    pinned = {"policy": "fastest"}
+    one = gateway(0, hosted=endpoint, account=account, **pinned)
+    one.begin(call(), 0.0)
+    one.failed(0, Failure(FailureKind.RATE_LIMITED, "full", 429), 0.0)
+    assert account.shared.limit > 0
+    assert account.shared.frozen_until > 0
+
+
+def test_images_are_read_as_the_product_reads_them():
+    """They are no text, and not every place sees."""
+    assert asked(call(images=2)).media == 2
+    assert asked(call(images=2)).modalities == {"text", "image"}
+    assert asked(call(images=2)).text_bytes < asked(call()).text_bytes
+
+
+def test_an_answer_that_nobody_asked_for_is_an_error():
+    """A world that loses track of its calls must not go on."""
+    with pytest.raises(KeyError):
+        gateway().first(7, 0.0)
