@@ -6,10 +6,11 @@ import os
 import signal
 import ssl
 
-from tests.gateway.workers.processes import Workers, eventually, lives, until
+from tests.gateway.workers.processes import Workers, eventually, until
 from tests.parts.certificates import self_signed
 from tests.parts.gateway import write_config
 from tests.parts.ports import free_port
+from tests.parts.processes import lives
 from tests.parts.scripted import ScriptedServer
 
 

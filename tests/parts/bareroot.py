@@ -324,8 +324,11 @@ class Container:
 
     def states(self) -> list[str]:
         """Return the states of its processes, as ps(1) has them: `Z` is one that nobody waited for."""
-        seen = Path(f"/proc/{self.pid}/root/proc")
-        return [path.read_text().rpartition(")")[2].split()[0] for path in seen.glob("[0-9]*/stat")]
+        states = []
+        for path in Path(f"/proc/{self.pid}/root/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+                states.append(path.read_text().rpartition(")")[2].split()[0])
+        return states
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int, int]]:

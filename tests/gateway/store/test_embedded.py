@@ -17,6 +17,7 @@ from gateway.store import embedded as module
 from gateway.store.door import Store, StoreDown
 from gateway.store.embedded import DataDirLocked, embedded
 from gateway.store.notes import note_at
+from tests.parts.processes import lives
 
 OWNER = """
 import asyncio, sys
@@ -73,16 +74,6 @@ async def pid_of(store):
     return info["process_id"]
 
 
-def ended(pid):
-    """Tell whether a process has ended, be it that nobody has noticed yet."""
-    entry = Path(f"/proc/{pid}/stat")
-    try:
-        os.kill(pid, 0)
-        return entry.exists() and ") Z " in entry.read_text()
-    except ProcessLookupError:
-        return True
-
-
 async def comes_true(condition, seconds=5.0):
     for _ in range(int(seconds / 0.01)):
         if condition():
@@ -115,7 +106,7 @@ async def test_it_loses_nothing_that_a_killed_owner_wrote_and_is_free_again_at_o
         process.wait()
 
         async with embedded(tmp_path) as again, opened(again) as store:
-            assert ended(pid)  # two stores would have shared one file
+            assert not lives(pid)  # two stores would have shared one file
             assert await store.send(["GET", "n"]) == [b"1"]
 
 
@@ -129,7 +120,7 @@ async def test_a_shared_one_outlives_a_killed_owner_by_those_who_have_its_lifeli
             process.wait()
             assert await store.send(["INCR", "n"]) == [1]
             os.kill(int(heir), signal.SIGKILL)
-        assert await comes_true(lambda: ended(pid))
+        assert await comes_true(lambda: not lives(pid))
 
         async with embedded(tmp_path) as again, opened(again) as store:
             assert await store.send(["GET", "n"]) == [b"1"]
@@ -144,7 +135,7 @@ async def test_it_dies_with_an_owner_that_is_killed_and_leaves_no_runtime_direct
 
         process.kill()
 
-        assert await comes_true(lambda: ended(pid))
+        assert await comes_true(lambda: not lives(pid))
         assert await comes_true(lambda: not runtime.exists())
 
 
@@ -196,7 +187,7 @@ async def test_one_that_does_not_stop_is_killed(tmp_path, monkeypatch):
         pid = await pid_of(store)
         os.kill(pid, signal.SIGSTOP)
 
-    assert await comes_true(lambda: ended(pid))
+    assert await comes_true(lambda: not lives(pid))
 
 
 @pytest.fixture
@@ -238,11 +229,11 @@ async def test_one_that_is_killed_is_started_again_at_its_place_with_all_that_it
                 await store.send(["PING"])
             assert await comes_true(lambda: store.down is None)
             assert await pid_of(store) != pid
-            assert ended(pid)
+            assert not lives(pid)
         assert await store.send(["GET", "n"]) == [b"2"]
         last = await pid_of(store)
 
-    assert ended(last)
+    assert not lives(last)
     assert [(line["code"], line["next_in_s"]) for line in told(log, AGAIN)] == [(137, 0.1), (137, 0.2)]
     assert {line["said"] for line in told(log, AGAIN)} == {KILLED}  # its last words were about something else
 
@@ -254,7 +245,7 @@ async def test_one_that_ends_again_and_again_is_tried_seldom_and_for_ever(tmp_pa
     async with embedded(tmp_path) as url:
         for number in range(1, module.RESTARTS + 4):
             os.kill(pid := await answers(url), signal.SIGKILL)
-            assert await comes_true(lambda pid=pid: ended(pid))
+            assert await comes_true(lambda pid=pid: not lives(pid))
             assert await comes_true(lambda n=number: len(told(log, AGAIN) + told(log, OFTEN)) == n)
             if number > module.RESTARTS:
                 why = f"cannot be reached: the embedded store has ended {number} times in a row ({KILLED}), and is"
@@ -331,7 +322,7 @@ async def test_its_watchdogs_end_alone_changes_nothing(tmp_path, log):
         await asyncio.sleep(0.3)
         assert await pid_of(store) == pid
 
-    assert ended(pid)
+    assert not lives(pid)
     assert not told(log, AGAIN)
 
 
@@ -410,7 +401,7 @@ async def test_a_shared_one_that_was_started_again_hangs_on_the_same_lifeline(tm
         async with opened(url) as store:
             assert await store.send(["INCR", "n"]) == [1]
         os.kill(int(heir), signal.SIGKILL)
-        assert await comes_true(lambda: ended(pid))
+        assert await comes_true(lambda: not lives(pid))
 
 
 async def test_a_long_temporary_directory_does_not_make_the_sockets_path_too_long(tmp_path, monkeypatch):

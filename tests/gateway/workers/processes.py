@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
-from pathlib import Path
 
 import httpx
 
@@ -91,15 +89,3 @@ async def eventually(condition, within=30.0):
                 if await condition():
                     return
             await asyncio.sleep(0.05)
-
-
-def lives(pid):
-    """Say whether a process is there that has not ended."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:  # no Linux
-        return True
-    return state != "Z"

@@ -12,11 +12,12 @@ import yaml
 
 from gateway.identity.keys import parse
 from gateway.store.embedded import embedded
-from tests.gateway.workers.processes import Workers, eventually, lives, until
+from tests.gateway.workers.processes import Workers, eventually, until
 from tests.parts import stores
 from tests.parts.certificates import self_signed
 from tests.parts.gateway import ADMIN_KEY, contents, write_config
 from tests.parts.ports import free_port
+from tests.parts.processes import lives
 from tests.parts.scripted import ScriptedServer
 
 
