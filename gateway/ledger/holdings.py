@@ -39,7 +39,8 @@ class Holding:
     `open`: granted and not settled. `settling`: settlements on their way. `unknown`: what the last heartbeat found in
     the store under this gateway's name and not here. `lost`: settlements of reservations that the store had lost,
     acknowledged and all. `calls`: each other gateway's last call as the store tells it, and when that value was first
-    seen (monotonic seconds). `touched`: when this gateway last called for it.
+    seen; `looked`: when a heartbeat last looked at them; `again`: whether one is to look once more. `counted`: whether
+    the store may have bills so far of ours. `touched`: when this gateway last called for it. Times: monotonic seconds.
     """
 
     def __init__(self, organization: str) -> None:
@@ -49,6 +50,9 @@ class Holding:
         self.unknown: set[str] = set()
         self.lost = 0
         self.calls: dict[str, tuple[str, float]] = {}
+        self.looked = 0.0
+        self.again = False
+        self.counted = False
         self.touched = clock.monotonic()
 
     @property

@@ -1,9 +1,10 @@
 """Leases: the heartbeat that keeps this gateway's reservations, heals its orphans, and reaps what a lost one held.
 
-Law: a gateway is lost when its last call, as the store tells it, has not changed for `lost_after` seconds of our own
-clock and of unbroken contact with the store, and is that old by the store's clock too: neither a stopped store, nor a
-clock that jumped, nor our own sleep makes anybody lost. What the store holds under our name and we do not know twice
-in a row is an orphan, and is released.
+Law: a gateway is lost when its last call, as the store tells it, has not changed for `lost_after` seconds (less a round
+trip) of our own clock and of unbroken contact with the store, and is that old by the store's clock too: neither a
+stopped store, nor a clock that jumped, nor our own sleep makes anybody lost. What the store holds under our name and we
+do not know twice in a row is an orphan, and is released. Among many gateways only some heartbeats look at the others,
+in turn: whoever did so looks once more, and then knows who has not called since.
 """
 
 import asyncio
@@ -27,6 +28,13 @@ gateway that is lost, and only a heartbeat gives them back."""
 TOGETHER = 8
 """Organizations that are beaten for at once."""
 
+AGAIN = 1.5
+"""Heartbeats after a look at the others before it is made once more: with the second of those that follow."""
+
+ROUND_TRIP = 0.05
+"""Heartbeats by which a silence that we have seen may be shorter: it begins when an answer has come, and `lost_after`
+later the heartbeat that is to end it is on its way already."""
+
 
 class Beat(Operation):
     """One heartbeat for one organization."""
@@ -35,17 +43,23 @@ class Beat(Operation):
         super().__init__(holding.organization)
         self._holding = holding
         self._leases = leases
+        self._must = self._counted = False
 
     def body(self, arguments: wire.Arguments) -> wire.Body:
         """Return what the script reads."""
         holding, leases = self._holding, self._leases
-        counts = arguments.place(wire.pack_counts(holding.counts()))
+        bills, suspects = holding.counts(), leases.suspects(holding)
+        self._counted = bool(bills)
+        self._must = bool(suspects) or leases.due(holding)
+        counts = arguments.place(wire.pack_counts(bills)) if bills or holding.counted else None
+        holding.counted = holding.counted or self._counted  # until it is answered
         lost_after_us = round(leases.lost_after * SECOND_US)
-        return (wire.BEAT, counts, holding.known, lost_after_us, leases.suspects(holding))
+        return wire.heartbeat(counts, holding.known, lost_after_us, suspects, must_look=self._must)
 
     def answered(self, answer: wire.Answer, now_us: int) -> None:  # noqa: ARG002 - our own clock counts here
         """Learn who else is there, and what we have forgotten."""
-        self._leases.heard(self._holding, answer)
+        self._holding.counted = self._counted
+        self._leases.heard(self._holding, answer, again=not self._must)
 
     def failed(self, error: StoreDown) -> bool:  # noqa: ARG002 - the next one says more
         """Do nothing: the next heartbeat comes by itself."""
@@ -87,17 +101,23 @@ class Leases:
         since = self._contact.since(now)
         if since is None:
             return {}
-        latest = now - self.lost_after
-        return {gateway: last for gateway, (last, seen) in holding.calls.items() if max(seen, since) <= latest}
+        latest = now - self.lost_after + ROUND_TRIP * self._every
+        return {
+            gateway: last
+            for gateway, (last, seen) in holding.calls.items()
+            if seen < holding.looked and max(seen, since) <= latest
+        }
 
-    def heard(self, holding: Holding, answer: wire.Answer) -> None:
-        """Take a heartbeat's answer."""
+    def due(self, holding: Holding) -> bool:
+        """Tell whether to look at the others again: in between all that live have had a heartbeat of their own."""
+        return holding.again and clock.monotonic() - holding.looked > AGAIN * self._every
+
+    def heard(self, holding: Holding, answer: wire.Answer, *, again: bool) -> None:
+        """Take a heartbeat's answer; `again`: whether, if it has looked at the others, there is to be another look."""
         _, calls, ids, reaped, more = answer
-        now = clock.monotonic()
-        before, holding.calls = holding.calls, {}
-        for gateway, last in zip(calls[::2], calls[1::2], strict=True):
-            known = before.get(gateway)
-            holding.calls[gateway] = known if known is not None and known[0] == last else (last, now)
+        if calls:
+            self._seen(holding, calls)
+            holding.again = again
         unknown = {id_ for id_ in ids if id_ not in holding.open and id_ not in holding.settling}
         orphans, holding.unknown = unknown & holding.unknown, unknown
         for id_ in orphans:
@@ -105,6 +125,14 @@ class Leases:
         self.reaped += reaped
         if more and reaped:
             self.beat(holding)
+
+    def _seen(self, holding: Holding, calls: list[str]) -> None:
+        """Take what a look has found of the others, and of ourselves."""
+        holding.looked = now = clock.monotonic()
+        before, holding.calls = holding.calls, {}
+        for gateway, last in zip(calls[::2], calls[1::2], strict=True):
+            known = before.get(gateway)
+            holding.calls[gateway] = known if known is not None and known[0] == last else (last, now)
 
     def beat(self, holding: Holding) -> None:
         """Beat for one organization now."""

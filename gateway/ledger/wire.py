@@ -102,6 +102,16 @@ def settlement(id_: str, bill: Bill | None) -> Body:
     return (SETTLE, id_, True, *_amounts(bill), usage.estimated, bill.deployment, ending, wasted)
 
 
+def heartbeat(counts: int | None, known: int, lost_after_us: int, suspects: dict[str, str], *, must_look: bool) -> Body:
+    """Return the operation that says that this gateway lives.
+
+    `counts`: the place of what its reservations have used so far, None where the store need not be told. `known`: how
+    many it may have. `suspects`: gateways that look lost for `lost_after_us`, with the last call that is known of each.
+    `must_look`: tell of the others whosever turn it is.
+    """
+    return (BEAT, counts or False, known, lost_after_us, suspects, must_look)
+
+
 def _amounts(bill: Bill) -> tuple[int, int, int, int, int]:
     usage = bill.usage
     return usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens, bill.money

@@ -25,6 +25,13 @@ FILE = Path(__file__).with_name("capacity.json")
 CHANGES = 1000
 """Changes of rows that the peers' stream holds (`beat.lua`): with as many gateways each beat reads all."""
 
+FEW, TURN = 10, 1.0
+"""Gateways among which every heartbeat looks at the others, and seconds between two that do in their turn where they
+are more (`leases.lua`)."""
+
+TWICE = 2
+"""Looks of whoever did so in its turn (`leases.py`)."""
+
 MARK = 5
 """Bytes of one mark of a beginning, packed (a number below 2^32)."""
 
@@ -56,10 +63,11 @@ class Cost:
 class Figures:
     """All coefficients.
 
-    `costs`: of the store's operations. `slopes`: what is added to them by each gateway that calls for the organization
-    (`..._gateway`), open reservation (`..._open`), value told or read (`..._told`, `..._read`). `sizes`: bytes in the
-    store. `gateway`: microseconds, bytes and counts of one gateway. `yards`: microseconds of the yardsticks then.
-    `held`: what `streams.py` found of very many streams. `machine`: what it was all measured on.
+    `costs`: of the store's operations; a heartbeat's among as many others as go together. `slopes`: what is
+    added to them by each gateway that is looked at (`..._gateway`), open reservation (`..._open`), value told or read
+    (`..._told`, `..._read`). `sizes`: bytes in the store. `gateway`: microseconds, bytes and counts of one gateway.
+    `yards`: microseconds of the yardsticks then. `held`: what `streams.py` found of very many streams. `machine`: what
+    it was all measured on.
     """
 
     costs: dict[str, Cost]
@@ -137,16 +145,21 @@ def load_of(name, where, rate, cost):
     return Load(name, where, rate, cost * rate)
 
 
-def of_call(figures, gateways):
-    """Return what admission and settlement of one call cost where each goes alone and so many gateways call."""
-    both = figures.costs["admission"] + figures.costs["settlement"]
-    return both + figures.slopes["script_gateway"] * (2 * (gateways - 1))
+def of_call(figures):
+    """Return what admission and settlement of one call cost where each goes alone, however many gateways call."""
+    return figures.costs["admission"] + figures.costs["settlement"]
+
+
+def looks(gateways):
+    """Return which share of the heartbeats for an organization look at all of its gateways."""
+    return 1 if gateways <= FEW else min(1, TWICE * HEARTBEAT / (TURN * gateways))
 
 
 def of_heartbeat(figures, gateways, opened):
     """Return what one heartbeat costs with so many gateways and reservations of its own."""
     slopes = figures.slopes
-    return figures.costs["heartbeat"] + slopes["heartbeat_gateway"] * (gateways - 1) + slopes["heartbeat_open"] * opened
+    looked = slopes["heartbeat_gateway"] * ((gateways - 1) * looks(gateways))
+    return figures.costs["heartbeat"] + looked + slopes["heartbeat_open"] * opened
 
 
 def beats(gateways):
@@ -173,7 +186,7 @@ def loads(figures, fleet):
     pairs = g * fleet.organizations
     opened = fleet.streams / pairs
     return [
-        load_of("admission and settlement, each alone", "organization", fleet.calls, of_call(figures, g)),
+        load_of("admission and settlement, each alone", "organization", fleet.calls, of_call(figures)),
         load_of("heartbeats", "organization", pairs / HEARTBEAT, of_heartbeat(figures, g, opened)),
         load_of("looking after records", "organization", pairs / EVERY, costs["upkeep"]),
         load_of(
@@ -228,8 +241,8 @@ def one_organization(figures, gateways):
     kept = of_heartbeat(figures, gateways, 0) * (gateways / HEARTBEAT)
     left = 1e6 - kept.us
     batch = figures.costs["together"]
-    whole = batch.us / batch.commands + figures.slopes["script_gateway"].us * (gateways - 1)
-    alone = of_call(figures, gateways).us
+    whole = batch.us / batch.commands
+    alone = of_call(figures).us
     return Bound(left / alone, gateways * alone / 2e6), Bound(left / (whole * batch.commands), gateways * whole / 1e6)
 
 

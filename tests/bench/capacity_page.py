@@ -7,11 +7,15 @@ import re
 import textwrap
 from pathlib import Path
 
+from gateway.ledger.leases import TOGETHER
 from gateway.ledger.retention import DAYS
 from tests.bench.capacity_model import (
     CHANGES,
+    FEW,
     POD,
     SHARD,
+    TURN,
+    TWICE,
     beats,
     gateway_core,
     limits,
@@ -94,10 +98,9 @@ def _coefficients(figures):
         ("admission, alone", _cost(costs["admission"])),
         ("settlement, alone", _cost(costs["settlement"])),
         ("a call whose script is shared by 16", _cost(costs["together"])),
-        ("either script, for each gateway that calls for the organization", _cost(slopes["script_gateway"])),
-        ("heartbeat of a gateway and an organization", _cost(costs["heartbeat"])),
+        (f"heartbeat of a gateway and an organization, as one of {TOGETHER}", _cost(costs["heartbeat"])),
         (
-            "... for each gateway; each open call",
+            "... for each gateway that it looks at; each open call",
             f"{_cost(slopes['heartbeat_gateway'])}; {_cost(slopes['heartbeat_open'])}",
         ),
         ("peers' beat", _cost(costs["beat"])),
@@ -196,21 +199,20 @@ its memory and of its core left. Most of what is in them are the sums of hours: 
 backend of the file, however many replicas that has; with calls of {fleet.active:,} keys to all {fleet.backends}
 backends instead of {fleet.spread} they would fill {size(whole_sums(figures, fleet))}. Records end at {DAYS} days or
 1 GiB an organization.
-Heartbeats take more of the store's cores than calls do: gateways x organizations / 5 s, and each of them reads every
-gateway's, so that twice the gateways are four times the work. A load balancer that sends an organization to few
-gateways takes that down."""
+Heartbeats, gateways x organizations / 5 s, take about as much of the store's cores as calls do. Each is the same work
+however many gateways there are: where more than {FEW} call for an organization, {TWICE / TURN:g} a second look at all
+of them. A load balancer that sends an organization to few gateways takes their number down."""
 
 
 def _slot(figures, fleet):
     many = fleet.gateways
     alone, full = one_organization(figures, many)
-    few, _ = one_organization(figures, 10)
-    call, beat = number(of_call(figures, many).us), number(of_heartbeat(figures, many, 0).us)
-    return f"""**One organization is one slot,** and so one shard's core. A call of it takes {call} us there with {many}
-gateways while each goes alone: {number(alone.calls)} calls/s ({number(few.calls)} with 10 gateways). Where the core is
-full, scripts wait and 16 calls share one: {number(full.calls)} calls/s; a round of {many} full ones takes
-{number(full.round * 1000)} ms, and the `store.deadline` is 250. A heartbeat of it takes {beat} us. The records of all
-keys and tenants share another slot, the peers' rows a third: these two do not spread."""
+    call, beat = number(of_call(figures).us), number(of_heartbeat(figures, many, 0).us)
+    return f"""**One organization is one slot,** and so one shard's core. A call of it takes {call} us there while each
+goes alone, however many gateways there are: {number(alone.calls)} calls/s. Where the core is full, scripts wait and 16
+calls share one: {number(full.calls)} calls/s; a round of {many} full ones takes {number(full.round * 1000)} ms, and the
+`store.deadline` is 250. A heartbeat of it takes {beat} us. The records of all keys and tenants share another slot, the
+peers' rows a third: these two do not spread."""
 
 
 def _peers(figures, fleet):

@@ -5,6 +5,7 @@ its sockets, the memory of its keys. No clock on a wall is read.
 """
 
 import asyncio
+import math
 import statistics
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from itertools import pairwise
 from redis.asyncio import Redis
 
 from gateway.ledger import Ledger
+from gateway.ledger.leases import TOGETHER
 from gateway.store.door import Store
 from policies.domain import Bill, Claim, Level, Meter, MeterKind, Usage
 from tests.bench.capacity_model import Cost
@@ -51,6 +53,9 @@ KEYS = 100
 
 MANY = 99
 """Gateways that call for one organization besides the one that is measured."""
+
+ORGANIZATIONS = ("acme", *(f"co{number:02}" for number in range(1, TOGETHER)))
+"""As many as a gateway beats for at once; the calls are of the first."""
 
 
 def claim(number, organization="acme"):
@@ -164,12 +169,16 @@ class Caller:
     """One gateway's ledger, whose calls go to the store one at a time."""
 
     def __init__(self, store, name, folder):
-        self.ledger = Ledger(store, name, heartbeat=3600.0, journal=folder / name)
+        self.ledger = Ledger(store, name, heartbeat=3600.0, lost_after=7200.0, journal=folder / name)
         self.reservations = []
 
     async def admit(self, number):
         """Set a call aside."""
         self.reservations.append(await self.ledger.admit(claim(number % KEYS)))
+
+    async def spread(self, number):
+        """Set a call of every organization aside, in turn."""
+        self.reservations.append(await self.ledger.admit(claim(0, ORGANIZATIONS[number % TOGETHER])))
 
     async def settle(self, number):
         """Settle the oldest of them, by itself."""
@@ -177,9 +186,16 @@ class Caller:
         await self.told()
 
     async def beat(self, _number=0):
-        """Beat for the organization."""
-        self.ledger._leases.beat(self.ledger._holdings.get("acme"))
+        """Beat for all organizations."""
+        for holding in self.ledger._holdings.all():
+            self.ledger._leases.beat(holding)
         await self.told()
+
+    async def look(self, _number=0):
+        """Beat for all organizations, and look at the others in each."""
+        for holding in self.ledger._holdings.all():
+            holding.again, holding.looked = True, -math.inf
+        await self.beat()
 
     async def told(self):
         """Wait until the store knows everything."""
@@ -187,10 +203,11 @@ class Caller:
         await self.ledger._batches._idle.wait()
 
     async def warm(self):
-        """Call for the organization once, of which the first call is dearer."""
-        await self.admit(0)
-        await asyncio.sleep(0)
-        await self.settle(0)
+        """Call for every organization once, of which the first call is dearer."""
+        for number in range(TOGETHER):
+            await self.spread(number)
+            await asyncio.sleep(0)
+            await self.settle(0)
 
     def follow(self):
         """Have every open call be counted in the heartbeats."""
@@ -199,19 +216,21 @@ class Caller:
 
 
 async def of_ledger(here, folder, times):
-    """Return what admission, settlement and heartbeats cost, alone and by what they grow with."""
+    """Return what admission, settlement and heartbeats cost among many gateways, and what heartbeats grow with."""
     store = here.store()
     one, *others = (Caller(store, f"{number:012x}", folder) for number in range(1 + MANY))
     await one.ledger.start()
     await one.warm()
-    alone = await _each(here, store, one, times)
-    await repeat(one.admit, times)
+    beats = {"times": max(PIECES, times // TOGETHER), "stores": [store], "each": TOGETHER}
+    heartbeat = await here.cost(one.beat, **beats)
+    await repeat(one.spread, times)
     one.follow()
-    opened = await here.cost(one.beat, times, [store])
+    opened = await here.cost(one.beat, **beats)
     await repeat(one.settle, times)
     for other in others:
         await other.warm()
-    crowded = await _each(here, store, one, times)
+    looking = await here.cost(one.look, **beats)
+    admission, settlement = [await here.cost(what, times, [store]) for what in (one.admit, one.settle)]
 
     async def both(number):
         one.ledger.settle(await one.ledger.admit(claim(number % KEYS)), bill(number))
@@ -224,19 +243,12 @@ async def of_ledger(here, folder, times):
     batched = await here.cost(many, rounds, [store], each=64)
     for each in (one, *others):
         await each.ledger.close()
-    admission, settlement, heartbeat = alone
-    by_gateway = [_part(more, less, MANY) for more, less in zip(crowded, alone, strict=True)]
     costs = {"admission": admission, "settlement": settlement, "heartbeat": heartbeat, "together": batched}
     slopes = {
-        "script_gateway": (by_gateway[0] + by_gateway[1]) * 0.5,
-        "heartbeat_gateway": by_gateway[2],
-        "heartbeat_open": _part(opened, heartbeat, times),
+        "heartbeat_gateway": _part(looking, heartbeat, MANY),
+        "heartbeat_open": _part(opened, heartbeat, times / TOGETHER),
     }
     return costs, slopes
-
-
-async def _each(here, store, one, times):
-    return [await here.cost(what, times, [store]) for what in (one.admit, one.settle, one.beat)]
 
 
 def _part(more, less, count):

@@ -4,7 +4,7 @@ import pytest
 import uvloop
 
 from tests.bench.capacity import measure
-from tests.bench.capacity_model import Cost, load, of_beat, of_call, of_heartbeat
+from tests.bench.capacity_model import Cost, load, of_beat, of_heartbeat
 
 GROWN = 1.5
 """How many times a coefficient that is counted may be what the page has."""
@@ -32,8 +32,7 @@ def worked(figures):
     """Return what each operation costs by itself, and at the size at which its growth was measured."""
     return {
         **{name: figures.costs[name] for name in figures.costs},
-        "a call with 100 gateways": of_call(figures, 100),
-        "a heartbeat with 100 gateways": of_heartbeat(figures, 100, 0),
+        "a heartbeat that looks at 100 gateways": figures.costs["heartbeat"] + figures.slopes["heartbeat_gateway"] * 99,
         "a heartbeat with 100 open calls": of_heartbeat(figures, 1, 100),
         "a beat of 12 gateways with 60 deployments": of_beat(figures, 12, 60),
     }

@@ -8,6 +8,8 @@ import pytest
 from tests.bench import capacity_page
 from tests.bench.capacity_model import (
     CHANGES,
+    FEW,
+    TURN,
     Cost,
     Figures,
     Fleet,
@@ -16,6 +18,7 @@ from tests.bench.capacity_model import (
     limits,
     load,
     loads,
+    looks,
     memory,
     of_beat,
     of_call,
@@ -28,7 +31,7 @@ from tests.bench.capacity_model import (
 from tests.house import ROOT
 
 OPERATIONS = ("admission", "settlement", "heartbeat", "upkeep", "key_read", "poll", "roll", "use", "forget", "beat")
-SLOPES = ("script_gateway", "heartbeat_gateway", "heartbeat_open", "beat_told", "beat_read")
+SLOPES = ("heartbeat_gateway", "heartbeat_open", "beat_told", "beat_read")
 THINGS = ("key", "organization", "use", "level", "reservation", "count", "slot", "record", "sum")
 ONE = ("call_us", "event_us", "stream", "waiting", "idle", "key", "descriptors", "stream_descriptors", "connections")
 
@@ -48,29 +51,36 @@ def of(name, fleet, figures=PLAIN):
     return next(row for row in loads(figures, fleet) if row.name == name)
 
 
-def test_a_call_is_two_scripts_and_each_looks_at_every_gateway():
-    """100 and 100, and twice one for each of the nine others."""
-    assert of_call(PLAIN, 10) == Cost(218, 38, 136, 94, 2)
+def test_a_call_is_two_scripts():
+    """Of 100 each."""
+    assert of_call(PLAIN) == Cost(200, 20, 100, 40, 2)
 
 
 def test_calls_follow_from_open_streams_and_how_long_they_last():
     """300 of 30 s are 10 calls a second, each of two commands."""
     row = of("admission and settlement, each alone", SMALL)
 
-    assert (row.rate, row.cost.commands, row.cores) == (10, 20, 2180e-6)
+    assert (row.rate, row.cost.commands, row.cores) == (10, 20, 2000e-6)
 
 
-def test_twice_the_gateways_are_nearly_four_times_the_heartbeats_work():
-    """There are twice as many, and each reads twice as many."""
+def test_of_many_gateways_two_heartbeats_a_second_look_at_all_for_each_organization():
+    """Every one does among ten, who have just these two."""
+    assert [looks(count) for count in (1, 10, 20, 100)] == [1, 1, 0.5, 0.1]
+
+
+def test_twice_the_gateways_are_twice_the_heartbeats_work():
+    """There are twice as many, and as many look as before, at twice as many."""
     few, many = (of("heartbeats", replace(Fleet(), gateways=count)).cost for count in (1_000, 2_000))
 
     assert of("heartbeats", SMALL).rate == 40
-    assert many.sent / few.sent == pytest.approx(4, rel=0.02)
+    assert many.sent / few.sent == pytest.approx(2, rel=0.02)
+    assert many.us / few.us == pytest.approx(2, rel=0.02)
 
 
 def test_a_heartbeat_tells_of_every_open_call():
-    """100, nine for the gateways, seven for the calls."""
+    """100, nine for the gateways, seven for the calls; of 41 gateways ten look in five seconds."""
     assert of_heartbeat(PLAIN, 10, 7).us == 116
+    assert of_heartbeat(PLAIN, 41, 7).us == pytest.approx(107 + 40 * 10 / 41)
 
 
 def test_peers_beat_a_hundred_times_a_second_at_most():
@@ -108,13 +118,13 @@ def test_sums_are_of_a_key_a_backend_and_an_hour():
 
 
 def test_an_organization_is_bound_by_one_core_with_its_heartbeats_taken_off():
-    """Two a second at 109 us; then calls alone at 218 us, or 16 in a script of 640 and nine."""
+    """Two a second at 109 us; then calls alone at 200 us, or 16 in a script of 640."""
     alone, full = one_organization(PLAIN, 10)
 
-    assert alone.calls == pytest.approx((1e6 - 218) / 218)
-    assert alone.round == pytest.approx(10 * 109e-6)
-    assert full.calls == pytest.approx((1e6 - 218) / 649 * 16)
-    assert full.round == pytest.approx(10 * 649e-6)
+    assert alone.calls == pytest.approx((1e6 - 218) / 200)
+    assert alone.round == pytest.approx(10 * 100e-6)
+    assert full.calls == pytest.approx((1e6 - 218) / 640 * 16)
+    assert full.round == pytest.approx(10 * 640e-6)
 
 
 def test_a_gateways_core_has_its_share_of_calls_and_events():
@@ -122,7 +132,7 @@ def test_a_gateways_core_has_its_share_of_calls_and_events():
     calls, events, rest = gateway_core(PLAIN, SMALL)
 
     assert (calls, events) == (pytest.approx(1e-6), pytest.approx(600e-6))
-    assert rest == pytest.approx((together(loads(PLAIN, SMALL)).ours - 10 * of_call(PLAIN, 10).ours) / 10 / 1e6)
+    assert rest == pytest.approx((together(loads(PLAIN, SMALL)).ours - 10 * of_call(PLAIN).ours) / 10 / 1e6)
 
 
 def test_what_breaks_first_stands_first():
@@ -142,11 +152,14 @@ def test_a_place_of_the_store_has_only_its_own_work():
     assert sum(places) == pytest.approx(together(rows).us)
 
 
-def test_the_stream_of_peers_is_as_long_as_its_script_says():
-    """The one number that the model cannot import."""
-    script = (ROOT / "gateway" / "peers" / "beat.lua").read_text()
+def test_the_numbers_of_the_scripts_are_those_that_they_say():
+    """Those that the model cannot import."""
+    peers = (ROOT / "gateway" / "peers" / "beat.lua").read_text()
+    leases = (ROOT / "gateway" / "ledger" / "script" / "leases.lua").read_text()
 
-    assert int(re.search(r"local CHANGES, .* = (\d+),", script)[1]) == CHANGES
+    assert int(re.search(r"local CHANGES, .* = (\d+),", peers)[1]) == CHANGES
+    assert int(re.search(r"local FEW = (\d+)", leases)[1]) == FEW
+    assert int(re.search(r"local TURN = (\d+)", leases)[1]) == 1000 * TURN
 
 
 def test_the_coefficients_are_those_that_the_model_wants():
@@ -169,7 +182,7 @@ def test_the_page_has_the_numbers_that_follow():
 
 
 def test_what_the_page_says_in_words_is_so():
-    """A store's core and memory break first, most of memory are sums, and heartbeats take more than calls."""
+    """A store's core and memory break first, most of memory are sums, and heartbeats take about as much as calls."""
     figures, fleet = load(), Fleet()
     kept = [size for _, _, size in memory(figures, fleet)]
 
@@ -177,7 +190,8 @@ def test_what_the_page_says_in_words_is_so():
     assert {first.name, second.name} == {"core of one store server", "memory of one store server"}
     assert second.headroom < 1 / 2 < others[0].headroom
     assert kept[-1] > sum(kept) / 2
-    assert of("heartbeats", fleet, figures).cost.us > of("admission and settlement, each alone", fleet, figures).cost.us
+    beats, calls = (of(name, fleet, figures) for name in ("heartbeats", "admission and settlement, each alone"))
+    assert 0.75 < beats.cost.us / calls.cost.us < 1.33
 
 
 def test_a_page_is_written_only_between_two_headings():

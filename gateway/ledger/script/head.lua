@@ -19,6 +19,7 @@ Returns  msgpack: {now_us, {answer, ...}, {level id, field, used, ...}, the numb
 
 <stem>:clock                   the latest time seen, in microseconds
 <stem>:gateways                gateway -> time of its last call, gateway# -> number of the last reservation it asked for
+<stem>:living                  how many gateways lived when somebody looked last; expires after 5 s
 <stem>:level:<id>              field -> msgpack: the state of one meter; expires
 <stem>:reservations:<gateway>  id -> msgpack: {input, output, money, step, admitted, ends}, then its plan
 <stem>:counts:<gateway>        msgpack: id -> {prompt, completion, cached, reasoning, money, deployment, replica}, at the

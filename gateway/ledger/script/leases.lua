@@ -5,6 +5,11 @@ local LOST_AFTER = 15 * SECOND -- without a call, after which a gateway is not c
 local PAGE = '500' -- reservations of a lost gateway that one beat reaps, so that no call holds the store for long
 local PROVISIONAL = text(DAY / 1000) -- milliseconds in which what has expired may still become a settlement
 local LOST = 'gateway_lost' -- a record's outcome
+local COUNTED = 5000 -- milliseconds for which a count of gateways is believed
+local TURN = 1000 -- milliseconds after a beat's look in which others need not: they find a loss later by that at most
+local FEW = 10 -- gateways among which every beat looks: a look costs what it reads
+
+local living_key = stem .. ':living' -- how many gateways lived when somebody looked last; expires
 
 -- Expire a page of a lost gateway's reservations: charged as last counted, or as reserved. Returns how many there were,
 -- and whether more are left.
@@ -49,25 +54,61 @@ local function reap(other)
   return #gone, left
 end
 
--- How many gateways have called for this organization lately, this one among them.
-local function living()
-  local count, calls = 0, redis.call('HGETALL', stem .. ':gateways')
+-- Whether a gateway is among those that live whose last call was then.
+local function lives(called)
+  return called and now - tonumber(called) <= LOST_AFTER
+end
+
+-- How many gateways have called for this organization lately, of all that are known; this one is among them.
+local function count_living(calls)
+  local count = 0
   for i = 1, #calls, 2 do
-    if string.sub(calls[i], -1) ~= '#' and now - tonumber(calls[i + 1]) <= LOST_AFTER then
+    if string.sub(calls[i], -1) ~= '#' and lives(calls[i + 1]) then
       count = count + 1
     end
   end
   return count
 end
 
--- {BEAT, counts, reservations known, lost after us, {gateway: its last call, as the caller has long seen it}}
---   -> {DONE, {gateway, its last call, ...}, {id of a reservation that the caller may not know, ...}, reaped, more}
+-- The same as somebody has lately counted, so that a call need not: no fewer than live, since whoever comes has all
+-- counted anew (`run.lua`). Whoever counts here takes no beat's turn to look.
+local function living()
+  local count = redis.call('GET', living_key)
+  if not count then
+    count = text(count_living(redis.call('HGETALL', stem .. ':gateways')))
+    redis.call('SET', living_key, count, 'PX', text(COUNTED - TURN))
+  end
+  return tonumber(count)
+end
+
+-- All gateways and their last calls where this beat looks at them, else false. It looks if it must, where gateways are
+-- few, and where no other has in its turn for a while: of many there is one a second, however many of them are lost.
+local function look(must)
+  local before, left = redis.call('GET', living_key), redis.call('PTTL', living_key)
+  local turn = not must and (left <= COUNTED - TURN or left > COUNTED) -- more: the store's clock has been set back
+  if not (must or turn or tonumber(before) <= FEW) then
+    return false
+  end
+  local calls = redis.call('HGETALL', stem .. ':gateways')
+  if turn then
+    redis.call('SET', living_key, text(count_living(calls)), 'PX', text(COUNTED))
+  end
+  return calls
+end
+
+-- {BEAT, counts or false, reservations known, lost after us, {gateway: its last call, as the caller has long seen it},
+-- whether it must look at the others}
+--   -> {DONE, {gateway, its last call, ...}, or false where it did not look, {id of a reservation that the caller may not
+--      know, ...}, reaped, more}
 local function beat(operation)
-  local _, argument, known, lost_after, suspects = unpack(operation)
-  redis.call('SET', stem .. ':counts:' .. gateway, ARGV[argument])
+  local _, argument, known, lost_after, suspects, must = unpack(operation)
+  if argument then
+    redis.call('SET', stem .. ':counts:' .. gateway, ARGV[argument])
+  end
   local reaped, more = 0, false
-  local calls, all = {}, redis.call('HGETALL', stem .. ':gateways')
-  for i = 1, #all, 2 do
+  local all = look(must)
+  local calls = all and {}
+  for i = 1, all and #all or 0, 2 do
     local other, last = all[i], all[i + 1] -- our own is now
     if string.sub(other, -1) ~= '#' then
       calls[#calls + 1], calls[#calls + 2] = other, last

@@ -10,7 +10,7 @@ local LETTERS = { 'i', 'o', 'c', 'r', 'm' } -- of prompt, completion, cached, re
 local open_key, expired_key = stem .. ':reservations:' .. gateway, stem .. ':expired:' .. gateway
 local reservations, stored = {}, {}
 local records, hours = {}, {}
-local asked
+local asked, called
 
 local function unpack_reservation(raw)
   local offset, head = cmsgpack.unpack_one(raw)
@@ -39,11 +39,14 @@ local function reservation_of(id)
   return reservations[id]
 end
 
--- The number of the last reservation that this gateway had asked for before this call.
+-- The number of the last reservation that this gateway had asked for before this call, and when it last called (false:
+-- nothing is known of it).
 local function last_asked()
-  asked = asked
-    or tonumber(redis.call('HGET', stem .. ':gateways', gateway .. '#') or redis.call('HGET', expired_key, '#') or '0')
-  return asked
+  if not asked then
+    local told = redis.call('HMGET', stem .. ':gateways', gateway, gateway .. '#')
+    called, asked = told[1], tonumber(told[2] or redis.call('HGET', expired_key, '#') or '0')
+  end
+  return asked, called
 end
 
 -- Whether this gateway has asked for that reservation, or for a later one, before: if it is not open, it is done with.

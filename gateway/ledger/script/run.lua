@@ -5,7 +5,7 @@ local HANDLERS = { [ADMIT] = admit, [SETTLE] = settle, [GROW] = grow, [BEAT] = b
 
 -- Say that this gateway lives, and the number of the last reservation it asks for; return that.
 local function show(operations)
-  local before = last_asked()
+  local before, called = last_asked()
   local last = before
   for _, operation in ipairs(operations) do
     if operation[1] == ADMIT then
@@ -16,6 +16,9 @@ local function show(operations)
     redis.call('HSET', stem .. ':gateways', gateway, text(now), gateway .. '#', text(last))
   else
     redis.call('HSET', stem .. ':gateways', gateway, text(now))
+  end
+  if not lives(called) then
+    redis.call('DEL', living_key) -- nobody has counted us, and no share may be of fewer than live
   end
   return last
 end

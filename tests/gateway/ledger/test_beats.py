@@ -1,5 +1,6 @@
 """The script's heartbeat: who is reaped, what that books, and what becomes of whoever was reaped and lives."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -31,9 +32,12 @@ class Gateway:
         self.stem = wire.stem(organization)
         self.name = name
 
+    def command(self, *bodies, arguments=(), touched=False):
+        _, sha, count, _, *words = wire.call("", self.name, wire.pack(bodies), list(arguments), touched=touched)
+        return sha, count, self.stem, *words
+
     def call(self, *bodies, arguments=()):
-        _, sha, count, _, *words = wire.call("", self.name, wire.pack(bodies), list(arguments), touched=False)
-        return wire.read(self.redis.evalsha(sha, count, self.stem, *words)).answers
+        return wire.read(self.redis.evalsha(*self.command(*bodies, arguments=arguments))).answers
 
     def admit(self, *ids, levels=LEVELS, forced=False):
         seconds, micros = self.redis.time()
@@ -44,9 +48,26 @@ class Gateway:
             assert answer[0] == wire.DONE
 
     def beat(self, *, counts=None, known=10**6, lost_after=10 * SECOND, suspects=None):
-        body = (wire.BEAT, 5, known, lost_after, suspects or {})
+        body = wire.heartbeat(5, known, lost_after, suspects or {}, must_look=bool(suspects))
         (answer,) = self.call(body, arguments=[wire.pack_counts(counts or {})])
         return answer
+
+    def beat_among(self, living, *, left, must_look=False):
+        """Beat where so many gateways were counted and that is believed for `left` ms; return what it saw, and `left`.
+
+        All at one moment of the store.
+        """
+        key = f"{self.stem}:living"
+        with self.redis.pipeline() as at_once:
+            at_once.set(key, living, px=left)
+            at_once.evalsha(*self.command(wire.heartbeat(None, 0, 1, {}, must_look=must_look)))
+            at_once.pttl(key)
+            _, reply, left = at_once.execute()
+        return wire.read(reply).answers[0][1], left
+
+    def living(self):
+        """Ask, by a call that is not a beat, how many gateways live."""
+        return wire.read(self.redis.evalsha(*self.command(touched=True))).live
 
     def settle(self, id_, bill=TOLD):
         ((outcome, *_),) = self.call(wire.settlement(id_, bill))
@@ -126,6 +147,108 @@ def test_a_beat_tells_everybodys_last_call(one, other):
 def test_whoever_beats_is_told_among_those_that_live_even_by_its_first_beat(one):
     """Shares of what is left are made by the number of gateways that live."""
     assert one.beat()[1] == ["one", one.last_call()]
+
+
+def looks(one, living, *, left, must_look=False):
+    """Return whether a beat looks where so many live, which is believed for `left` ms, and whether it takes a turn."""
+    calls = {f"{number}": one.last_call() for number in range(living - 1)}
+    one.redis.hset(f"{one.stem}:gateways", mapping=calls)
+
+    seen, then = one.beat_among(living, left=left, must_look=must_look)
+
+    assert seen is False or len(seen) == 2 * living
+    assert then <= 5000
+    return seen is not False, then > left or left > 5000
+
+
+def test_among_few_gateways_every_beat_looks_at_the_others(one):
+    one.beat()
+    assert looks(one, 10, left=5000) == (True, False)
+
+
+def test_of_many_gateways_one_a_second_looks_at_the_others(one):
+    """None for a second after one that did in its turn; then the next."""
+    one.beat()
+    assert [looks(one, 11, left=left) for left in (5000, 4100, 4000)] == [(False, False), (False, False), (True, True)]
+
+
+def test_whoever_must_look_takes_nobodys_turn(one):
+    one.beat()
+    assert [looks(one, 11, left=left, must_look=True) for left in (5000, 3000)] == [(True, False)] * 2
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_from_looking(one):
+    one.beat()
+    assert looks(one, 11, left=3_600_000) == (True, True)
+
+
+def test_a_call_is_told_how_many_gateways_live_as_the_beats_have_counted(one, other):
+    """So that no call reads what all of them have called."""
+    one.beat()
+    one.redis.set(f"{one.stem}:living", 7, keepttl=True)
+
+    assert [one.living(), one.living()] == [7, 7]
+
+
+def test_whoever_comes_is_counted_by_its_first_call(redis, organization):
+    """Were it told of fewer than live, all shares of what is left would be more than that."""
+    many = [Gateway(redis, organization, f"{number}") for number in range(13)]
+
+    assert [one.living() for one in many] == [*range(1, 14)]
+    assert {one.living() for one in many} == {13}
+
+
+def test_a_store_that_stood_still_counts_everybody_by_their_next_call(redis, organization):
+    """No heartbeat is between: it may stand still again before the next."""
+    many = [Gateway(redis, organization, f"{number}") for number in range(13)]
+    for one in many:
+        one.living()
+    for one in many:
+        one.fall_silent(20 * SECOND)
+    redis.delete(f"{one.stem}:living")
+
+    assert [one.living() for one in many] == [*range(1, 14)]
+    assert {one.living() for one in many} == {13}
+
+
+def test_one_that_was_reaped_and_calls_again_is_counted_at_once(one, other):
+    one.beat()
+    one.is_reaped_by(other)
+    other.redis.delete(f"{other.stem}:living")
+    assert other.living() == 1
+
+    assert (one.living(), other.living()) == (2, 2)
+
+
+def test_a_gateway_is_counted_while_its_last_call_is_of_15_seconds(one, other):
+    other.beat()
+    other.fall_silent(16 * SECOND)
+    one.beat()
+    assert one.living() == 1
+
+    other.beat()
+    other.fall_silent(14 * SECOND)
+    one.beat()
+    assert one.living() == 2
+
+
+def test_where_nobody_beats_calls_count_by_themselves_and_take_no_beats_turn(one):
+    calls = {f"{number}": str(int(time.time()) * SECOND) for number in range(20)}
+    one.redis.hset(f"{one.stem}:gateways", mapping=calls)
+
+    assert one.living() == 21
+
+    assert 3000 < one.redis.pttl(f"{one.stem}:living") <= 4000
+    assert len(one.beat()[1]) == 42
+
+
+def test_a_beat_with_no_bills_to_tell_leaves_what_was_told(one):
+    one.admit("1")
+    one.beat(counts={"1": COUNTED})
+
+    one.call(wire.heartbeat(None, 1, SECOND, {}, must_look=False))
+
+    assert msgpack.decode(one.redis.get(f"{one.stem}:counts:one")) == {"1": [40, 30, 5, 3, 200, "a/m", ""]}
 
 
 def test_a_beat_keeps_the_bills_so_far(one):
@@ -323,7 +446,7 @@ def test_what_a_gateway_of_before_has_counted_and_settles_is_booked_as_it_tells_
     """Its beats and settlements name no replica, and its deployments are replicas."""
     one.admit("1", "2")
     counted = wire.pack({"1": [40, 30, 5, 3, 200, "a@10.0.0.1:8000/m"]})
-    one.call((wire.BEAT, 5, 10**6, 10 * SECOND, {}), arguments=[counted])
+    one.call(wire.heartbeat(5, 10**6, 10 * SECOND, {}, must_look=False), arguments=[counted])
     one.is_reaped_by(other)
     assert one.summed() == {"a@10.0.0.1:8000/m", ""}
 

@@ -10,6 +10,7 @@ from gateway.ledger.contact import Contact
 from gateway.ledger.holdings import Holdings, Open
 from gateway.ledger.leases import Leases
 from gateway.ledger.plans import Packed
+from gateway.store.door import StoreDown
 from policies.domain import Bill, Usage
 from tests.gateway.ledger.support import ScriptedStore
 
@@ -21,6 +22,7 @@ class World:
 
     def __init__(self):
         self.time = 100.0
+        self.took = 0.0
         self.store = ScriptedStore()
         self.store.answer = self.answer
         self.replies = []
@@ -38,12 +40,20 @@ class World:
         )
 
     def answer(self, body):
-        return self.replies.pop(0) if self.replies else [wire.DONE, [], [], 0, False]
+        self.time += self.took
+        return self.replies.pop(0) if self.replies else [wire.DONE, False, [], 0, False]
 
-    async def beat(self, *, calls=(), ids=(), reaped=0, more=False):
-        """Let 5 seconds pass, beat, and answer that; return the bodies of the beats that were sent."""
-        self.time += 5
-        self.replies.append([wire.DONE, list(calls), list(ids), reaped, more])
+    def told(self):
+        """Return the arguments of the last call."""
+        return self.store.commands[-1][0][8:]
+
+    async def beat(self, *, calls=False, ids=(), reaped=0, more=False):
+        """Let 5 seconds pass since the last, beat, and answer that; return the bodies of the beats that were sent.
+
+        `took`, once for all: seconds that the answer was on its way.
+        """
+        self.time += 5 - self.took
+        self.replies.append([wire.DONE, calls, list(ids), reaped, more])
         sent = len(self.store.flushes)
         self.leases._beat(self.time, self.holdings.all())
         await self.batches.drain(5)
@@ -62,6 +72,22 @@ async def test_a_gateway_is_suspected_after_15_seconds_of_seen_silence_and_unbro
     suspects = [(await world.beat(calls=["me", "1", "other", "7"]))[0][4] for _ in range(4)]
 
     assert suspects == [{}, {}, {}, {"me": "1", "other": "7"}]
+
+
+async def test_an_answer_that_took_a_while_puts_no_loss_off_to_the_next_heartbeat(world):
+    world.took = 0.2
+
+    suspects = [(await world.beat(calls=["other", "7"]))[0][4] for _ in range(4)]
+
+    assert suspects == [{}, {}, {}, {"other": "7"}]
+
+
+async def test_a_silence_that_is_shorter_by_more_than_a_round_trip_makes_nobody_suspect(world):
+    world.took = 0.3
+
+    suspects = [(await world.beat(calls=["other", "7"]))[0][4] for _ in range(5)]
+
+    assert suspects == [{}, {}, {}, {}, {"other": "7"}]
 
 
 async def test_a_call_of_the_other_begins_its_silence_anew(world):
@@ -90,6 +116,39 @@ async def test_our_own_sleep_makes_nobody_suspect(world):
     assert suspects == [{}, {}, {}, {"other": "7"}]
 
 
+async def looking(world, *seen):
+    """Beat, and be told the other's last call each time, or (False) nothing; return the suspects and the musts."""
+    world.holdings.get("acme").open["a"] = Open(PACKED)
+    beats = [(await world.beat(calls=last and ["other", last]))[0] for last in seen]
+    return [beat[4] for beat in beats], [beat[5] for beat in beats]
+
+
+async def test_whoever_has_looked_in_its_turn_looks_once_more(world):
+    """Two beats later, when all that live have called."""
+    _, musts = await looking(world, False, False, "7", False, "8", False, False, False)
+
+    assert musts == [*[False] * 4, True, *[False] * 3]
+
+
+async def test_where_every_beat_looks_that_is_enough(world):
+    _, musts = await looking(world, *"12345678")
+
+    assert musts == [False] * 8
+
+
+async def test_one_that_has_not_called_between_two_looks_is_suspected_as_soon_as_if_every_beat_looked(world):
+    suspects, musts = await looking(world, "7", False, "7", False, False)
+
+    assert suspects == [{}, {}, {}, {"other": "7"}, {"other": "7"}]
+    assert musts == [False, False, True, True, True]
+
+
+async def test_one_that_has_called_between_two_looks_is_not_suspected_however_long_nobody_looks(world):
+    suspects, _ = await looking(world, "7", False, "8", *[False] * 9)
+
+    assert suspects == [{}] * 12
+
+
 async def test_what_is_unknown_twice_in_a_row_is_released(world):
     holding = world.holdings.get("acme")
     holding.open["mine"] = Open(PACKED)
@@ -112,9 +171,37 @@ async def test_a_beat_tells_what_is_known_and_what_was_counted(world):
 
     (beat,) = await world.beat()
 
-    assert beat == [wire.BEAT, 5, 3, 15_000_000, {}]
-    ((command,),) = world.store.commands
-    assert command[8:] == [wire.pack_counts({"a": bill})]
+    assert beat == list(wire.heartbeat(5, 3, 15_000_000, {}, must_look=False))
+    assert world.told() == [wire.pack_counts({"a": bill})]
+
+
+async def test_where_nothing_is_counted_nothing_is_told_but_once_that_nothing_is_left(world):
+    holding = world.holdings.get("acme")
+    bill = Bill(Usage(3, 4, estimated=True), money=7, deployment="a/m")
+    told = []
+    for bills in (False, True, False, False):
+        holding.open = {"a": Open(PACKED)}
+        if bills:
+            holding.open["a"].so_far = lambda: bill
+        (beat,) = await world.beat()
+        told.append((beat[1], world.told()))
+
+    assert told == [(False, []), (5, [wire.pack_counts({"a": bill})]), (5, [wire.pack_counts({})]), (False, [])]
+
+
+async def test_that_nothing_is_left_is_told_until_it_has_arrived(world):
+    """A beat whose answer was lost may have told something."""
+    holding = world.holdings.get("acme")
+    holding.open = {"a": Open(PACKED)}
+    holding.open["a"].so_far = lambda: Bill(Usage(3, 4, estimated=True))
+    told = []
+    for _ in range(3):
+        world.store.failures = [StoreDown("away")] if len(told) < 2 else []
+        await world.beat()
+        told.append(world.told())
+        holding.open.clear()
+
+    assert told[1:] == [[wire.pack_counts({})]] * 2
 
 
 async def test_a_large_estate_is_reaped_without_waiting_for_the_next_beat(world):

@@ -51,6 +51,11 @@ def test_a_release_books_nothing():
     assert wire.settlement("1f", None) == (wire.SETTLE, "1f", False, 0, 0, 0, 0, 0, False, "", ("", "", ""), False)
 
 
+def test_a_heartbeat_tells_what_was_counted_or_that_there_is_nothing_to_tell():
+    assert wire.heartbeat(5, 3, 15, {"g2": "7"}, must_look=True) == (wire.BEAT, 5, 3, 15, {"g2": "7"}, True)
+    assert wire.heartbeat(None, 0, 15, {}, must_look=False) == (wire.BEAT, False, 0, 15, {}, False)
+
+
 def test_counts_tell_the_bill_so_far_of_each_reservation():
     bills = {"1": Bill(USAGE, 7, "a/m", replica="h:1"), "2": Bill(Usage(1, 2, estimated=True))}
 
@@ -83,7 +88,7 @@ def test_a_script_that_could_not_run_is_told_in_the_stores_words():
         ((wire.SETTLE, "1", True), [wire.DONE], [wire.SETTLE, "1", True]),
         ((wire.SETTLE, "1", True), [wire.REFUSED], [wire.SETTLE, "1", True]),
         ((wire.SETTLE, "1", True), [wire.FAILED, "broken"], None),
-        ((wire.BEAT, 4, 1, 2, {}), [wire.DONE], None),
+        (wire.heartbeat(4, 1, 2, {}, must_look=False), [wire.DONE], None),
     ],
 )
 def test_told_again_is_what_was_granted_as_of_then_and_every_settlement(operation, answer, told):
