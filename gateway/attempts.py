@@ -69,7 +69,6 @@ class Attempts:
         self._request = planned.request
         self._estimate = planned.estimate
         self._deadlines = planned.deadlines
-        self._planned = planned
         self._key = planned.who.key
         self._growing = growing
         self._succession = Succession(services, planned, growing)
@@ -112,40 +111,32 @@ class Attempts:
         """How many times another deployment was asked to go on with the answer."""
         return 0 if self._continuing is None else len(self._continuing.parts)
 
-    async def run(self, planned: Route, take: Callable[[], Ticket], begun_at: float) -> Rejection | None:
+    async def run(self, route: Route, take: Callable[[], Ticket], begun_at: float) -> Rejection | None:
         """Answer the caller from the first deployment that can; a Rejection where none could.
 
         `take`: hands over the load that the call already holds on the first one. `begun_at`: when it began, monotonic
         seconds.
         """
-        self._keep_alive()
-        if planned.model.on_stream_failure == "continue" and self._request.stream and continuable(self._request):
+        if route.model.on_stream_failure == "continue" and self._request.stream and continuable(self._request):
             self._continuing = Continuing(self._request)
         try:
-            return await self._try(planned, take, begun_at)
+            return await self._try(route, take, begun_at)
         finally:
-            self._reply.hush()
             self._suspects.acquit()
 
-    def _keep_alive(self) -> None:
-        """Have comments sent until there is content, where the model says so."""
-        every = self._deadlines.keep_alive
-        if every is not None and self._request.stream:
-            self._reply.keep_alive(every)
-
-    async def _try(self, planned: Route, take: Callable[[], Ticket], begun_at: float) -> Rejection | None:
-        budget = self._services.budget(planned.model.name, begun_at)
+    async def _try(self, route: Route, take: Callable[[], Ticket], begun_at: float) -> Rejection | None:
+        budget = self._services.budget(route.model.name, begun_at)
         budget.call()
         deadline = begun_at + self._deadlines.total
         tried: list[tuple[Candidate, Failure]] = []
-        candidate, ticket = planned.order[0], take()
+        candidate, ticket = route.order[0], take()
         while True:
-            last = len(tried) + 1 >= min(len(planned.order), planned.terms.max_attempts)
+            last = len(tried) + 1 >= min(len(route.order), route.terms.max_attempts)
             failed = await self._attempt(candidate, ticket, len(tried) + 1, deadline, last=last)
             if failed is None:
                 return None
             tried.append((candidate, self._ours(failed.failure)))
-            following = await self._succession.after(planned, tried, deadline, budget)
+            following = await self._succession.after(route, tried, deadline, budget)
             self._reply.dropped += self._succession.told()
             if following is None:
                 break
@@ -198,6 +189,9 @@ class Attempts:
             failure = failed.failure
             outcome = failure.kind.value
             return failed
+        except Exception:
+            outcome = Reason.INTERNAL.value
+            raise
         else:
             return None
         finally:
@@ -304,7 +298,8 @@ class Attempts:
             now, most = clock.monotonic(), self._estimate.longest_output
             latency = attempt.ticket.live.latency
             decoding = now - attempt.sent_at - attempt.candidate.ttft
-            completion = latency.unseen_tokens(now, decoding, request.choices, most)
+            unseen = latency.unseen_tokens(now, decoding, request.choices, most)
+            completion = max(unseen, min(completion, most)) if relay.committed else unseen
         if told is None:
             return Usage(self._estimate.prompt_tokens, completion, estimated=True)
         return replace(told, completion_tokens=max(told.completion_tokens, completion), estimated=True)
@@ -318,7 +313,7 @@ class Attempts:
         else:
             self._continuing.broke(relay.attempt.candidate.deployment, self._used(relay))
         self.relay = None
-        self._keep_alive()
+        self._reply.wake()
         return True
 
     def _waste(self, relay: Relay) -> None:

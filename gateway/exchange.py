@@ -28,7 +28,6 @@ from gateway.telemetry import Attributes, finish, usage_attributes
 from policies.apis import APIS
 from policies.candidates import BUDGET
 from policies.claims import claim, lacks_money
-from policies.deadlines import HEADER
 from policies.domain import (
     API,
     Bill,
@@ -46,7 +45,6 @@ log = structlog.get_logger("sluiceway.exchange")
 Scope = Any
 
 _STOPPED = "stopping"
-_TIMEOUT = HEADER.encode()
 _NOTHING = Bill(NOTHING, outcome="rejected")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PLAIN = re.compile(rb"[A-Za-z0-9._, -]{1,512}")
@@ -100,6 +98,8 @@ class Exchange:
         try:
             self._rejection = full or await self._serve(receive)
             if self._rejection is not None:
+                if self._placing is not None:
+                    self._placing.leave()  # whoever reads the no slowly holds up nobody
                 await self._reply.reject(self._rejection)
         except CallerLeft:
             self._left = True
@@ -151,6 +151,9 @@ class Exchange:
         if isinstance(admitted, Rejection):
             return admitted
         self._reservation = admitted
+        self._reply.standing = limit_headers(admitted.requests, admitted.tokens, admitted.tightest)
+        if planned.request.stream and planned.deadlines.keep_alive is not None:
+            self._reply.keep_alive(planned.deadlines.keep_alive)
         spent = clock.monotonic() - self._begun_at
         self._services.metrics.overhead.observe(spent)
         growing = Growing(self._services, planned.request, admitted)
@@ -180,19 +183,10 @@ class Exchange:
         ledger, who = self._services.ledger, planned.who
         try:
             admitted = await ledger.admit(claim(who, found, planned.estimate))
-            if isinstance(admitted, Reservation) or not lacks_money(admitted):
+            if isinstance(admitted, Reservation):
                 return admitted
-            self._spent = admitted
-            placing.leave()
-            placing.broke = True
-            again = placing.rank()
-            if isinstance(again, Rejection):
-                return admitted
-            self._routed(placing)
-            self._reply.dropped = tuple(
-                f"{out.deployment.backend} ({BUDGET})" for out in again.dropped if out.dropped == BUDGET
-            )
-            return await ledger.admit(claim(who, again, planned.estimate))
+            spared = self._spare(placing, admitted)
+            return admitted if spared is None else await ledger.admit(claim(who, spared, planned.estimate))
         except StoreDown as error:
             self._span.record_exception(error)
             return _STORE_DOWN
@@ -214,13 +208,24 @@ class Exchange:
             except StoreDown as error:
                 self._span.record_exception(error)
                 return _STORE_DOWN
-            if no is None or placing.broke:
+            if no is None or self._spare(placing, no) is None:
                 return no
-            self._spent = no
-            placing.leave()
-            placing.broke = True
-            if not lacks_money(no) or isinstance(placing.rank(), Rejection):
-                return no
+
+    def _spare(self, placing: Placing, no: Rejection) -> Route | None:
+        """Rank those that cost nothing, where it is money that `no` says has run out; None where it may go to none."""
+        if placing.broke or not lacks_money(no):
+            return None
+        self._spent = no
+        placing.leave()
+        placing.broke = True
+        found = placing.rank()
+        if isinstance(found, Rejection):
+            return None
+        self._routed(placing)
+        self._reply.dropped = tuple(
+            f"{out.deployment.backend} ({BUDGET})" for out in found.dropped if out.dropped == BUDGET
+        )
+        return found
 
     async def _attempt(
         self, placing: Placing, planned: Planned, admitted: Reservation, growing: Growing
@@ -229,7 +234,6 @@ class Exchange:
         services, found = self._services, placing.route
         if found is None:
             raise RuntimeError("a call is attempted after it was routed")
-        self._reply.standing = limit_headers(admitted.requests, admitted.tokens, admitted.tightest)
         for level, meter in admitted.shadows:
             services.metrics.shadow_refusals(level, meter.value).inc()
         self._attempts = Attempts(
@@ -277,6 +281,7 @@ class Exchange:
     def _finish(self) -> None:
         """Settle, observe, record; nothing here waits, and the second time nothing happens."""
         self._presence.then = None
+        self._reply.hush()
         if self._finished:
             return
         self._finished = True

@@ -108,19 +108,15 @@ class Placing:
 
     def _needs(self) -> Needs:
         """Return what the call needs of a place, as the catalog is now."""
-        planned, chain, found = self._planned, chain_of(self._services, self._planned), self.route
-        if found is None or not chain or found.model is not chain[0]:  # its costs are of another catalog
-            known: tuple[Candidate, ...] = ()
-        else:
-            known = (*found.order, *found.dropped)
+        planned = self._planned
         return needs_of(
             planned.request,
-            chain,
-            {one.deployment.id: one.money for one in known},
+            chain_of(self._services, planned),
             planned.estimate,
             broke=self.broke,
             reach=planned.who.reach,
             wishes=planned.who.wishes,
+            begins=planned.begins,
         )
 
     def _missed(self, one: Candidate) -> None:

@@ -31,6 +31,9 @@ _SESSIONS = (b"x-affinity", b"x-session-id")
 _CACHE_KEY = "prompt_cache_key"
 """OpenAI's member of the same meaning, as it stands in the body."""
 
+_UNNAMED = (b"null", b'""')
+"""What that member is where a client writes out that it names none."""
+
 MOST_SESSION = 128
 """Bytes of a session's name that count."""
 
@@ -77,9 +80,9 @@ def plan(  # noqa: PLR0917 - what a call is
         return total
     if model.name != request.model:
         request = replace(request, model=model.name)
-    session = told.get(_SESSIONS[0]) or told.get(_SESSIONS[1]) or request.members.get(_CACHE_KEY)
+    session = told.get(_SESSIONS[0]) or told.get(_SESSIONS[1]) or _cache_key(request)
     if session:
-        request = replace(request, session=f"{who.key}/{bytes(session)[:MOST_SESSION].decode('latin-1')}")
+        request = replace(request, session=f"{who.key}/{session[:MOST_SESSION].decode('latin-1')}")
     estimates = services.estimates
     estimate = (estimates.peek if dry else estimates.of)(who.key, request)
     begins = beginning(request, who.organization) if len(model.deployments) > 1 else NONE
@@ -141,6 +144,13 @@ def _ranked(
         curiosity=services.curiosity(planned.model.name) if curious else None,
         models=services.catalog.models,
     )
+
+
+def _cache_key(request: InferenceRequest) -> bytes:
+    """Return the beginning of what the body names its session; nothing where it is null, or empty."""
+    said = request.members.get(_CACHE_KEY)
+    named = b"" if said is None else bytes(memoryview(said)[:MOST_SESSION])
+    return b"" if named in _UNNAMED else named
 
 
 def _deadlines(model: Model, total: float, who: Principal, begun_at: float) -> Deadlines:

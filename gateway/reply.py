@@ -30,9 +30,9 @@ class Reply:
     """One answer, in the shape of `api`.
 
     `status` is 0 until its head is sent; `standing` holds the rate-limit headers once known. `dropped`: backends
-    that were not asked for want of money, each with the reason. `changed`: what the last one asked was sent
-    otherwise than its caller wished. `explained` and `governed`: the route, and the terms by which it was decided,
-    where the caller has asked for it. `broke`: why an answer that had begun does not end well.
+    that were passed over (budget, drained, full, changed), each with the reason. `changed`: what the last one asked
+    was sent otherwise than its caller wished. `explained` and `governed`: the route, and the terms by which it was
+    decided, where the caller has asked for it. `broke`: why an answer that had begun does not end well.
     """
 
     def __init__(self, send: Send, request_id: str, config: bytes, api: API = "chat") -> None:
@@ -51,12 +51,19 @@ class Reply:
         self.config = config
         self._streaming = False
         self._ended = False
+        self._silence: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
 
     def keep_alive(self, every: float) -> None:
         """From now on send a comment every so many seconds, the first after a head, until `hush`."""
-        self._timer = asyncio.get_running_loop().call_later(every, self._due, every)
+        self._silence = every
+        self.wake()
+
+    def wake(self) -> None:
+        """After `hush`, send comments again, where they were asked for."""
+        if self._silence is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._silence, self._due)
 
     def hush(self) -> None:
         """Send no more comments. One that waits for a slow caller is dropped, whole."""
@@ -124,17 +131,17 @@ class Reply:
                 async with asyncio.timeout(LAST_WORDS):
                     await self.body(last, more=False)
 
-    def _due(self, every: float) -> None:
+    def _due(self) -> None:
         self._timer = None
-        self._comment = clock.spawn(self._say_alive(every), "keep-alive")
+        self._comment = clock.spawn(self._say_alive(), "keep-alive")
 
-    async def _say_alive(self, every: float) -> None:
+    async def _say_alive(self) -> None:
         """Send one comment, and set the time of the next; who will serve is not yet known and not told."""
         if not self.status:
             await self._start(200, EVENTS, None, self.standing)
         await self.body(KEEP_ALIVE, more=True)
         self._comment = None
-        self.keep_alive(every)
+        self.wake()
 
     def _served_by(self) -> Headers:
         route: Headers = []

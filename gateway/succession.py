@@ -60,6 +60,8 @@ class Succession:
             held = await self._first(route, step.candidates, deadline)
             if held is not None:
                 return held.candidate, held.ticket
+            if step.taken:
+                budget.give_back()
             if not step.candidates:
                 return None
 

@@ -7,14 +7,16 @@ if the last was a moment ago, the next comes a moment later. A place that somebo
 that all gateways share) is had once he has said yes: until then its call keeps its turn, its patience and its tenant's
 account, and if he says no it waits on. Who goes first may need what is not free, so that others are asked too; but one
 that finds no place speaks for all whose needs are the same, so that a round asks no more in vain than there are kinds
-of needs, and leaves nothing free that anybody in line could use. Places become free by things that nobody tells (a
-freeze ends, calls of another gateway do), so that a tick offers too while anybody waits. A call leaves its line in the
-moment in which it has a place, is refused, fails or is cancelled; what it was given while it was being cancelled is
-given back.
+of needs, and leaves nothing free that anybody in line could use; of very many kinds it asks some in order and of the
+others by chance so many that the next rounds find what it left. By another catalog those that wait are asked what they
+need, for a moment in each turn of the loop; once all of a line have said so, a round goes by it. Places become free by
+things that nobody tells (a freeze ends, calls of another gateway do), so that a tick offers too while anybody waits. A
+call leaves its line in the moment in which it has a place, is refused, fails or is cancelled; what it was given while
+it was being cancelled is given back.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeVar
 
@@ -35,6 +37,13 @@ refused that a round gave, nobody does: else giving it back would have it given 
 BUSY = 5.0
 """How many times what a round took is paused after it: of very many deployments a round may take milliseconds, and
 waiting may take no more than a sixth of a core."""
+
+MOST_IN_VAIN = 32
+"""Kinds that a round asks in vain, in order, before it asks by chance, and about how many it asks then: callers have as
+many kinds as there are prompts, where what is cached decides what they may pay."""
+
+MOMENT = 0.002
+"""Seconds of one turn of the loop in which calls are asked what they need of another catalog."""
 
 
 class Place(Protocol):
@@ -109,6 +118,7 @@ class WaitingRoom:
         self._calls: dict[Waiter, _Call] = {}
         self._rounds: dict[str, _Round] = {}
         self._due: set[str] = set()
+        self._changes: dict[str, Iterator[None]] = {}
         self._ticking: asyncio.TimerHandle | None = None
 
     @property
@@ -137,14 +147,45 @@ class WaitingRoom:
     def lists(self, model: str, where: Iterable[str]) -> None:
         """Take in the deployments whose places a line's calls may want from now on, and offer those there may be.
 
-        Calls whose needs were the same may differ in what they need of these.
+        Calls whose needs were the same may differ in what they need of these: first, over some turns of the loop, each
+        is asked.
         """
         line = self._rounds.get(model)
         if line is not None:
             line.where = frozenset(where)
-            there = {waiter: call.anew for waiter, call in self._calls.items() if waiter.model == model}
-            self._queue.change({one: anew() if anew else one.needs for one, anew in there.items()}, clock.monotonic())
-            self._offer_to([model])
+            if not self._changes:
+                asyncio.get_running_loop().call_soon(self._change)
+            self._changes[model] = self._asked_anew(model)
+
+    def _change(self) -> None:
+        """Have calls asked what they need now, of one line, for a moment; the others are in later turns of the loop."""
+        until = clock.monotonic() + MOMENT
+        model, steps = self._changes.popitem()
+        try:
+            for _ in steps:
+                if clock.monotonic() >= until:
+                    self._changes[model] = steps
+                    break
+        finally:
+            if self._changes:
+                asyncio.get_running_loop().call_soon(self._change)
+
+    def _asked_anew(self, model: str) -> Iterator[None]:
+        """Ask each that waits for `model` what it needs now, one a step, then have all of them wait for that.
+
+        Whoever comes meanwhile needs what it has said.
+        """
+        found: dict[Waiter, Needs] = {}
+        for waiter, call in self._in_line(model):
+            if waiter in self._calls:  # it waits still
+                found[waiter] = call.anew() if call.anew else waiter.needs
+            yield
+        there = {waiter: found.get(waiter, waiter.needs) for waiter, _ in self._in_line(model)}
+        self._queue.change(there, clock.monotonic())
+        self._offer_to([model])
+
+    def _in_line(self, model: str) -> list[tuple[Waiter, _Call]]:
+        return [(waiter, call) for waiter, call in self._calls.items() if waiter.model == model]
 
     async def at_once(self, model: str, attempt: Attempt[T]) -> T | Rejection | None:
         """Return what `attempt` returns for a call that has just come; None: it has to wait.
@@ -288,11 +329,14 @@ class WaitingRoom:
         now, this = clock.monotonic(), self._rounds[model]
         this.denied = False
         barren: set[Needs] = set()
+        chance = MOST_IN_VAIN / len(self._lines[model].kinds)
         try:
             for waiter in self._queue.order(model, now, barren):
                 call = self._calls[waiter]
-                # Not one that asks for its place, or is being cancelled.
-                if not call.future.done() and not self._finds(waiter, call, barren, now):
+                if call.future.done():  # it asks for its place, or is being cancelled
+                    continue
+                passed_over = len(barren) >= MOST_IN_VAIN and clock.dice.random() >= chance
+                if passed_over or not self._finds(waiter, call, barren, now):
                     barren.add(waiter.needs)
         finally:
             this.at = clock.monotonic()

@@ -127,7 +127,14 @@ class Breaker:
 
     def passes(self, now: float) -> bool:
         """Say whether a call may be sent at `now`; past a pause, or a probe that is waited for, it is the probe."""
-        return self.state is State.CLOSED or self._owed(now)
+        return self.state is State.CLOSED or not self.left(now)
+
+    def left(self, now: float) -> float:
+        """Return the seconds until a call may be sent, 0.0: one may; under a probe, until another would follow it."""
+        if self.state is State.CLOSED:
+            return 0.0
+        turn = self.turn if self.state is State.OPEN else 0.0
+        return max(0.0, self._until + turn - now, self._held - now)
 
     def share(self, now: float) -> float:
         """Return the share of its calls that it should get: 1 but for a while after it has closed, rising."""
@@ -141,7 +148,7 @@ class Breaker:
 
     def sent(self, now: float) -> bool:
         """Note that a call is being sent; True if it is the probe."""
-        if self.state is State.CLOSED or not self._owed(now):
+        if self.state is State.CLOSED or not self.passes(now):
             return False
         self._until = now + LONGEST_PROBE
         self._unproven = False
@@ -220,10 +227,6 @@ class Breaker:
         if self.state is State.OPEN:
             self._row += probe
             self._pause(now)
-
-    def _owed(self, now: float) -> bool:
-        turn = self.turn if self.state is State.OPEN else 0.0
-        return now >= self._until + turn and now >= self._held
 
     def _open(self, now: float, event: Event) -> None:
         """Open, by an event that the table has for where we are; what was counted so far is done with."""

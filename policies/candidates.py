@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from policies.dialects import DIALECTS
 from policies.domain import API, Deployment, InferenceRequest, Pace, Reach, Snapshot
-from policies.limits import NANO
+from policies.limits import usd
 from policies.pricing import free
 from policies.reach import out_of_reach
 from policies.wishes import slighted
@@ -123,8 +123,8 @@ def _fact(snapshot: Snapshot, asked: Asked, cost: int | None) -> Exclusion | Non
     elif snapshot.retired:
         why = "retired: its model is gone"
     elif asked.max_price is not None and (cost is None or cost > asked.max_price):
-        told = "has no known price" if cost is None else f"would cost about {cost / NANO:.6f} USD"
-        why = f"{told}{DEAR} ({asked.max_price / NANO:g} USD)"
+        told = "has no known price" if cost is None else f"would cost about {usd(cost)}"
+        why = f"{told}{DEAR} ({usd(asked.max_price)})"
     return None if why is None else Exclusion(why, "fact")
 
 

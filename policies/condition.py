@@ -17,7 +17,8 @@ MOST_FOREIGN = 10_000
 class Condition:
     """One backend's.
 
-    `absent`: why nothing can be called there (None: something can). `down`: what its last probe found wrong.
+    `absent`: why nothing can be called there (None: something can). `down`: what its last probe found wrong; `doubt`:
+    what it found that calls may not get over, though something serves there.
     `failures`: probes in a row that failed. `probed`: whether one has ended yet. `load`, `told`: the engine's own
     figures, and what it says of its models; `foreign`: calls there, by these figures, that are not the gateways'.
     `elsewhere`: what the other gateways have there, as the engine counts. `unreached`: called when no connection to it
@@ -27,6 +28,7 @@ class Condition:
     def __init__(self, absent: str | None = None) -> None:
         self.absent = absent
         self.down: str | None = None
+        self.doubt: str | None = None
         self.failures = 0
         self.probed = False
         self.load = Load()

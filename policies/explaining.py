@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from policies.domain import Candidate, Route
 from policies.limits import NANO
-from policies.ordering import EXPLORING, TIE
+from policies.ordering import EXPLORING, TIE, paid
 from policies.scoring import FIRST_TOKEN, IMPOSED
-from policies.terms import Origin, RoutingTerms, Voice, attributed
+from policies.terms import Origin, Policy, RoutingTerms, Voice, attributed
 
 MOST = 16
 """Deployments told of."""
@@ -32,6 +32,12 @@ GOVERNED = 1024
 
 NOTEWORTHY = 0.1
 """Share of the first's score from which on what speaks against it is told too."""
+
+_RULES: dict[Policy, str] = {
+    "pinned": "the policy is pinned, so that the order of the file counts",
+    "weighted": "the policy is weighted, so that each call is drawn by weight",
+}
+"""What decides under the policies that do not go by the score."""
 
 _ODD = re.compile(r'[^ -~]|["\\]')
 
@@ -110,15 +116,17 @@ def _advantages(route: Route, first: Candidate, second: Candidate, there: str) -
         yield f"of {there} is said: {second.reason}"
     if first.reason == EXPLORING:
         yield f"{EXPLORING}, and this call finds out how it does"
-    if route.terms.policy == "pinned":
-        yield "the policy is pinned, so that the order of the file counts"
-    if route.terms.policy == "weighted":
-        yield "the policy is weighted, so that each call is drawn by weight"
+    if rule := _RULES.get(route.terms.policy):
+        yield rule
     if second.reason == "late" and first.reason != "late":
         yield f"it is in time, and {there} is late, with a first token after {second.ttft:.3g} s"
     if first.money is not None and second.money is None:
         yield f"what the call costs at {there} is unknown"
-    if first.score > second.score * (1 + TIE):
+    less = paid(second) - paid(first)
+    if route.terms.policy == "cheapest" and first.money is not None and less > 0:
+        worth = "" if first.shadow == second.shadow else ", what its place is worth to others included"
+        yield f"the policy is cheapest, and the call costs {_usd(less)} USD less{worth}"
+    if first.score > second.score * (1 + TIE) or (first.money is None and second.money is not None):
         yield f"{there} serves only a later fallback"
     if abs(second.score - first.score) <= TIE * first.score:
         yield f"its score is that of {there} within {_percent(TIE)}, so that the dice decide, or the session"

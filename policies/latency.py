@@ -2,10 +2,11 @@
 
 Law: believe the prior of the kind until told otherwise, follow what is seen, and drift back to what is usual there when
 nothing has been seen for a while, so that a deployment once slow is tried again and a slow machine is not thought fast.
-TTFT = fixed + (prompt tokens queued ahead + ours) x prefill time; an output token = time alone + calls beside x
-crowding. Both lines (`line.py`) are learned of all deployments alike together, since one alone, whose batch hardly
-changes, cannot tell their parts apart; what is its own is one factor for each, and a small one is noise. Beside what is
-expected stands by how much it is missed: a running quantile, as in `policies/estimates.py`.
+TTFT = fixed + (prefill work queued ahead + ours) x prefill time, a token of a short prompt being the unit of work
+(`prefill.py`); an output token = time alone + calls beside x crowding. Both lines (`line.py`) are learned of all
+deployments alike together, since one alone, whose batch hardly changes, cannot tell their parts apart; what is its own
+is one factor for each, and a small one is noise. Beside what is expected stands by how much it is missed: a running
+quantile, as in `policies/estimates.py`.
 """
 
 import math
@@ -156,18 +157,18 @@ class Latency:
         self._begun_at = self._believed_at = -math.inf
         self._pace = self._believed()
 
-    def observe_first(self, now: float, ttft: float, tokens_ahead: int) -> None:
-        """Take in a first token after `ttft` seconds, with `tokens_ahead` prompt tokens before and in this call.
+    def observe_first(self, now: float, ttft: float, ahead: int) -> None:
+        """Take in a first token after `ttft` seconds, with `ahead` of prefill work before and in this call.
 
         One that was not waited for any longer is taken in too, with the wait: it would have come no sooner.
         """
         self._heard(now)
         pace = self._believed()
         # Robbins-Monro on the logarithm, so that a long tail is found within some samples.
-        later = ttft - pace.fixed - pace.prefill * tokens_ahead > self._spread
+        later = ttft - pace.fixed - pace.prefill * ahead > self._spread
         spread = self._spread * math.exp(_STEP * (LATEST if later else LATEST - 1.0))
         self._spread = min(MOST_SPREAD, max(LEAST_SPREAD, spread))
-        self._pool.first.take(self._first, float(tokens_ahead), ttft, now)
+        self._pool.first.take(self._first, float(ahead), ttft, now)
         self._pace = self._believed()
 
     def observe_pace(self, now: float, token_time: float, beside: float) -> None:
@@ -176,15 +177,15 @@ class Latency:
         self._pool.tokens.take(self._tokens, beside, token_time, now)
         self._pace = self._believed()
 
-    def observe_whole(self, now: float, seconds: float, tokens_ahead: int, tokens: int, beside: float) -> None:
+    def observe_whole(self, now: float, seconds: float, ahead: int, tokens: int, beside: float) -> None:
         """Take in a plain answer of `tokens` more than one, which does not tell when it began.
 
         It took so many times what was predicted, and its parts are taken to have done so alike.
         """
         pace = self.pace(now)
-        first, token = pace.fixed + pace.prefill * tokens_ahead, pace.token + pace.crowding * beside
+        first, token = pace.fixed + pace.prefill * ahead, pace.token + pace.crowding * beside
         share = seconds / (first + tokens * token)
-        self.observe_first(now, first * share, tokens_ahead)
+        self.observe_first(now, first * share, ahead)
         self.observe_pace(now, token * share, beside)
 
     def pace(self, now: float) -> Pace:
@@ -197,9 +198,9 @@ class Latency:
             self._pace = self._believed()
         return self._pace
 
-    def usual_first(self, tokens_ahead: int) -> float:
-        """Return the seconds that a first token behind so many prompt tokens takes over the long run."""
-        return self._pool.first.line.at(tokens_ahead) * math.exp(self._first.usual)
+    def usual_first(self, ahead: int) -> float:
+        """Return the seconds that a first token takes over the long run, with `ahead` of prefill work before it."""
+        return self._pool.first.line.at(ahead) * math.exp(self._first.usual)
 
     def unheard(self, now: float) -> float:
         """Return the seconds since a call told of it, or since it began; infinite where too few have to be judged by.

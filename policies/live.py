@@ -43,7 +43,7 @@ Fresh = deque[tuple[str, tuple[int, ...]]]
 
 
 class Elsewhere(Struct, frozen=True):
-    """The load on a deployment that is not this gateway's own: calls, and prompt tokens without a first token.
+    """The load on a deployment that is not this gateway's own: calls, and prefill work without a first token.
 
     `more`: what an engine counts beyond one a call: further choices of one prompt, further inputs.
     """
@@ -67,9 +67,9 @@ class Live:
     """One upstream model's live state: load, learned latency, breaker, and whether an operator's fault keeps it out.
 
     `condition`: its backend's. `freeze`: until when it has asked to be left alone. `allowance`: what is believed of its
-    own limit. `others`: the load of the other gateways. `prefilled_tokens`: prompt tokens that
-    it has prefilled for this gateway so far. `freed`: called with its name when there may be room again. `fresh`: where
-    beginnings are noted for the other gateways.
+    own limit. `others`: the load of the other gateways. `queued_tokens`: prefill work of this gateway's calls without a
+    first token, `prefilled_tokens`: all that it has done for them so far, both as `prefill.py` counts it. `freed`:
+    called with its name when there may be room again. `fresh`: where beginnings are noted for the other gateways.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Live:
         """Return the frozen view at `now` of `deployment`, which is served here, for a prompt that begins so."""
         until, reason = self._off
         breaker, condition, others, allowance = self.breaker, self.condition, self.others, self.allowance
-        return Snapshot(
+        return Snapshot(  # by position: by name it takes seven times as long, and a call makes one a deployment
             deployment,
             self.in_flight + others.in_flight + condition.foreign,
             self.queued_tokens + others.queued_tokens,
@@ -182,7 +182,7 @@ class Live:
         self.breaker.failed(now, probe=probe)
 
     def first_token(self, now: float, ttft: float, ahead: int) -> None:
-        """Note a first token after `ttft` seconds behind `ahead` prompt tokens, its own among them.
+        """Note a first token after `ttft` seconds, with `ahead` of prefill work before it, its own included.
 
         Whether it crawls is judged by what is usual there, which slowness does not become at once.
         """
@@ -199,7 +199,7 @@ class Live:
 class Ticket:
     """The load that one call puts on a deployment, from the moment it is routed there until it is over.
 
-    Calls routed at the same moment see one another by it. `ahead`: prompt tokens queued there, ours included. `probe`:
+    Calls routed at the same moment see one another by it. `ahead`: prefill work queued there, ours included. `probe`:
     this call is the one that a half-open breaker let through.
     """
 
@@ -209,27 +209,27 @@ class Ticket:
         "_closed",
         "_noted_at",
         "_prefills",
-        "_prompt_tokens",
         "_queued",
+        "_work",
         "ahead",
         "live",
         "probe",
     )
 
-    def __init__(self, live: Live, prompt_tokens: int, now: float, begins: Beginning = NONE) -> None:
-        """`prompt_tokens`: those to prefill; `begins`: the prompt, for whoever comes with the same beginning."""
+    def __init__(self, live: Live, work: int, now: float, begins: Beginning = NONE) -> None:
+        """`work`: that of its prefill; `begins`: the prompt, for whoever comes with the same beginning."""
         self.live = live
         self._begins = begins
-        self.ahead = live.queued_tokens + live.others.queued_tokens + prompt_tokens
+        self.ahead = live.queued_tokens + live.others.queued_tokens + work
         self.probe = live.breaker.sent(now)
-        self._prompt_tokens = prompt_tokens
+        self._work = work
         self._queued = True
         self._closed = False
         self._beside = live.calls
         self._prefills = live.prefilled_tokens
         self._noted_at = now
         live.in_flight += 1
-        live.queued_tokens += prompt_tokens
+        live.queued_tokens += work
         if begins.marks:  # whoever comes next finds it there: engines prefill in the order of arrival
             live.noted(begins, now)
 
@@ -245,7 +245,7 @@ class Ticket:
     def prefilled(self, now: float) -> None:
         """Note that there is an answer: the prompt has been prefilled, and is in the cache."""
         self.leave_queue()
-        self.live.prefilled_tokens += self._prompt_tokens
+        self.live.prefilled_tokens += self._work
         self._prefills = self.live.prefilled_tokens
         if not self._closed:
             self._beside = self._now_beside
@@ -268,7 +268,7 @@ class Ticket:
         """Note that the prompt has probably been prefilled."""
         if self._queued:
             self._queued = False
-            self.live.queued_tokens -= self._prompt_tokens
+            self.live.queued_tokens -= self._work
 
     def drop(self) -> None:
         """Give the load of a call back that is not attempted after all."""

@@ -86,13 +86,18 @@ def explored(order: list[Candidate], quiet: AbstractSet[str], curiosity: Curiosi
     return order
 
 
+def paid(one: Candidate) -> int:
+    """Return the nano-dollars by which `cheapest` orders: of the call itself, and what its place is worth to others."""
+    return (one.money or 0) + one.shadow
+
+
 def _scored(one: Candidate, luck: float) -> tuple[float, ...]:
     return one.reason == "late", one.money is None, one.score * (1 + TIE * luck)
 
 
 def _cheapest(one: Candidate, luck: float) -> tuple[float, ...]:
-    paid = (one.money or 0) + one.shadow
-    return one.reason == "late", one.money is None, paid, (one.score - paid) * (1 + TIE * luck)
+    money = paid(one)
+    return one.reason == "late", one.money is None, money, (one.score - money) * (1 + TIE * luck)
 
 
 def _weighted(one: Candidate, luck: float) -> tuple[float, ...]:

@@ -59,18 +59,26 @@ class Load(Struct, frozen=True):
 
 
 class Trouble(Struct, frozen=True):
-    """Why a question had no good answer. `certain`: one such answer proves that nothing is served there."""
+    """Why a question had no good answer. `certain`: one such answer proves that nothing is served there.
+
+    `barred`: and that no call may go there, even where nothing else is left.
+    """
 
     reason: str
     certain: bool
+    barred: bool = False
 
 
 class Finding(Struct, frozen=True):
-    """What one probe concludes. `told` None: it did not ask, or nothing was said."""
+    """What one probe concludes. `told` None: it did not ask, or nothing was said.
+
+    `listing`: the HTTP status with which the list of models was answered, None where it was not.
+    """
 
     trouble: Trouble | None = None
     load: Load = Load()
     told: Told | None = None
+    listing: int | None = None
 
 
 def refused(status: int, body: bytes) -> Trouble | None:
@@ -84,6 +92,16 @@ def refused(status: int, body: bytes) -> Trouble | None:
     if b"oading model" in body[:1024]:  # llama.cpp, on every path until its weights are read
         return Trouble("it is loading its model", certain=True)
     return Trouble(f"its probe was answered {status}", certain=status == 503)
+
+
+def doubted(status: int) -> str | None:
+    """Return what an answer to the question for a list of models says against the way a backend is called.
+
+    It may serve all the same: some hosts have no list, or show it to other keys.
+    """
+    if status not in {401, 403, 404}:
+        return None
+    return f"GET /models answered {status}: are its URL and its credential right?"
 
 
 def down(trouble: Trouble | None, failures: int) -> str | None:

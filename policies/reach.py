@@ -29,8 +29,7 @@ def booked(deployment: Deployment) -> tuple[str, str]:
 
 def may_use(reach: Reach, model: Model) -> bool:
     """Say whether a principal may ask for `model`, which goes by its own name or by one of its aliases."""
-    return all(_named(model.name, names) or any(_named(alias, names) for alias in model.aliases)
-               for names in reach.models)  # fmt: skip
+    return all(any(_named(name, names) for name in (model.name, *model.aliases)) for names in reach.models)
 
 
 def out_of_reach(reach: Reach, deployment: Deployment) -> str | None:

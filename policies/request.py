@@ -105,7 +105,7 @@ def _fault(body: bytes, error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if body.startswith(b"\x1f\x8b"):
-        return "it is compressed, and content-encoding is not supported"
+        return "it is compressed, and content-encoding is not supported; send it uncompressed"
     if "hex escape" in str(error):
         return f"it holds half of a surrogate pair ({error})"
     return str(error)

@@ -10,6 +10,7 @@ else is left.
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from policies.domain import API, Candidate, Route
 from policies.failures import Failure, FailureKind
@@ -31,10 +32,14 @@ Tried = Sequence[tuple[Candidate, Failure]]
 
 
 class Step(Struct, frozen=True):
-    """What to do next: after `wait` seconds try the first of `candidates` that can be paid; none: give up."""
+    """What to do next: after `wait` seconds try the first of `candidates` that can be paid; none: give up.
+
+    `taken`: a retry was taken from the budget for it, to be given back where none of them is tried.
+    """
 
     candidates: tuple[Candidate, ...] = ()
     wait: float = 0.0
+    taken: bool = False
 
 
 GIVE_UP = Step()
@@ -61,6 +66,10 @@ class RetryBudget:
             return False
         self._left -= 1.0
         return True
+
+    def give_back(self) -> None:
+        """Take in that a retry which was taken is not made."""
+        self._left += 1.0
 
 
 def next_step(
@@ -90,7 +99,9 @@ def next_step(
     large = [candidate for candidate in large if candidate.deployment.id not in skipped]
     left = tuple(c for c in large if c.deployment.id not in before)
     step = Step(left) if left else _wait(large, tried, frozen, remaining)
-    return step if step.candidates and (len(counted) <= 1 or budget.take(now)) else GIVE_UP
+    if not step.candidates or len(counted) <= 1:
+        return step
+    return replace(step, taken=True) if budget.take(now) else GIVE_UP
 
 
 def _wait(large: Sequence[Candidate], tried: Tried, frozen: Mapping[str, float], remaining: float) -> Step:
@@ -121,8 +132,8 @@ def verdict(
     """Say no to the caller of `api` after the failures in `tried`, none of which left an answer that may pass.
 
     The words name backends and kinds of failure, never an upstream's text. `tokens`: of prompt and output, about.
-    `back`: seconds until the first of those that were tried takes calls again. `skipped`: those that were dropped since
-    what they cost more could not be set aside.
+    `back`: seconds until the first of those that were tried takes calls again. `skipped`: those that were
+    passed over, each with the reason for which it was dropped.
     """
     failures = [f"{candidate.deployment.backend}: {f.kind.value}" for candidate, f in tried]
     story = "; ".join([*failures, *(f"{out.deployment.backend}: not tried ({out.dropped})" for out in skipped)])

@@ -70,7 +70,7 @@ def score(snapshot: Snapshot, estimate: Estimate, terms: RoutingTerms) -> Candid
     late = (terms.ttft_target is not None and ttft > terms.ttft_target) or (
         terms.tpot_target is not None and token_time > terms.tpot_target
     )
-    return Candidate(
+    return Candidate(  # by position, as a snapshot is made (`live.py`)
         deployment,
         ttft,
         ttft + decode,

@@ -63,7 +63,9 @@ def refusal(what: str) -> Rejection:
 
 
 TOO_LONG = refusal(f"it is longer than {LONGEST_TOKEN >> 10} KiB")
-MALFORMED = refusal("it is not three parts in base64url, none empty or padded, with dots between; was it cut")
+MALFORMED = refusal(
+    "it is not three parts in base64url, none empty or padded, with dots between: see whether it was cut"
+)
 ENCRYPTED = refusal("it is encrypted (JWE); ask its issuer for a signed one (JWS)")
 NOT_JSON = refusal("its header or its claims are not a JSON object in UTF-8")
 TWICE = refusal("its header or its claims have a member twice")
@@ -79,7 +81,7 @@ AUDIENCE = refusal("it is not for this gateway: its audience (aud) has to be, or
 EXPIRY = refusal(f"its expiry (exp) has to be there, and a number of seconds since 1970, up to {LATEST}")
 EXPIRED = refusal("it has expired; get a new one")
 TIMES = refusal(f"its nbf and iat, where they are there, have to be numbers of seconds since 1970, up to {LATEST}")
-NOT_YET = refusal("it is not valid yet (nbf), or was made in the future (iat); is the clock of its issuer right")
+NOT_YET = refusal("it is not valid yet (nbf), or was made in the future (iat): see whether its issuer's clock is right")
 
 
 def read_token(token: bytes) -> Token:

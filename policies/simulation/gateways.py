@@ -14,6 +14,7 @@ from msgspec import Struct
 from policies.affinity import BLOCK as BYTES
 from policies.affinity import LEAST, NONE, Beginning
 from policies.allowance import SECOND, Shared, refused, take
+from policies.candidates import taken
 from policies.deadlines import first_content
 from policies.dialects import DIALECTS
 from policies.domain import API, Candidate, Deadlines, Deployment, Estimate, InferenceRequest, Model, Route
@@ -50,7 +51,7 @@ class _Trip(Struct):
     """A call on its way: what is known of it, where it has been, and the load that it holds.
 
     `full`: after a failure, those of which it waits for whichever has room first. `since`: when it last began to look
-    for a place; `waits`: what it has waited for places before.
+    for a place; `waits`: what it has waited for places before. `ranked`: its places were ranked before.
     """
 
     call: Call
@@ -61,6 +62,7 @@ class _Trip(Struct):
     since: float
     waits: Waits
     tried: list[tuple[Candidate, Failure]]
+    ranked: bool = False
     route: Route | None = None
     next: Candidate | None = None
     full: Sequence[Candidate] = ()
@@ -208,9 +210,13 @@ class Sluiceway:
             self._lives[name].prefilled.note(Beginning(marks), now)
 
     def _route(self, trip: _Trip, now: float) -> Next:
-        """Rank the places, again where the first is one whose limit the other gateways have used up."""
+        """Rank the places, again where the first is one whose limit the other gateways have used up.
+
+        Only at first may it find out about one, and tell a limit that it would have gone there.
+        """
         deployments = self._model.deployments
         while True:
+            anew, trip.ranked = trip.ranked, True
             snapshots = [self._lives[d.id].snapshot(d, now, trip.begins) for d in deployments]
             planned = route(
                 trip.request,
@@ -218,28 +224,36 @@ class Sluiceway:
                 {MODEL: snapshots},
                 trip.estimate,
                 self._dice,
-                curiosity=self._curiosity,
+                curiosity=None if anew else self._curiosity,
             )
             if isinstance(planned, Rejection):
                 return self._give_up(trip)
-            if trip.route is None:
-                for one in turned_away(planned):
-                    self._lives[one.deployment.id].allowance.missed(one.money or 0, now)
+            for one in () if anew else turned_away(planned):
+                self._missed(one, now)
             if planned.waits:
                 return self._wait(trip, planned.terms, now)
             first = planned.order[0]
             if self._allowed(first, now):
                 trip.route = planned
                 return self._send(trip, first, now)
+            if not anew:
+                self._missed(first, now)
+
+    def _missed(self, one: Candidate, now: float) -> None:
+        """Tell a place's limit that a call would have gone there."""
+        self._lives[one.deployment.id].allowance.missed(one.money or 0, now)
 
     def _follow(self, candidates: Sequence[Candidate], trip: _Trip, now: float) -> Next:
         """Send a call that failed to one of `candidates`, for whose room it may wait what is left of its patience."""
         trip.since = now
-        return self._try(candidates, trip, now)
+        step = self._try(candidates, trip, now)
+        for one in trip.full:
+            self._missed(one, now)
+        return step
 
     def _try(self, candidates: Sequence[Candidate], trip: _Trip, now: float) -> Next:
         """Send a call to the first of `candidates` that has room; where none has, it waits."""
-        found = next((one for one in candidates if self._taken(one, now)), None)
+        found = next((one for one in candidates if self._takes(one, now)), None)
         if found is not None:
             trip.full = ()
             return self._send(trip, found, now)
@@ -253,10 +267,10 @@ class Sluiceway:
         patience, _ = trip.waits.left(terms.max_wait, math.inf)
         return self._give_up(trip) if now - trip.since >= patience else Next(again=ASK_AGAIN)
 
-    def _taken(self, candidate: Candidate, now: float) -> bool:
-        """Say whether a place has room for a call after a failure, which `route` was not asked about."""
-        most = candidate.deployment.max_in_flight
-        if most is not None and self._lives[candidate.deployment.id].calls >= most:
+    def _takes(self, candidate: Candidate, now: float) -> bool:
+        """Say whether a place takes a call after a failure, which `route` was not asked about."""
+        live, most = self._lives[candidate.deployment.id], candidate.deployment.max_in_flight
+        if taken(most, live.calls, live.condition.foreign, live.breaker.share(now)):
             return False
         return self._allowed(candidate, now)
 

@@ -66,15 +66,24 @@ def _of_mooncake(number: int, text: str) -> _Line:
         raise TraceError(f"line {number}: {error}") from error
     if len(told.hash_ids) != -(-told.input_length // BLOCK):
         raise TraceError(f"line {number}: {len(told.hash_ids)} hash_ids, not one for each {BLOCK} tokens")
-    return _Line(told.timestamp / 1000, told.input_length, told.output_length, told.hash_ids)
+    return _possible(number, _Line(told.timestamp / 1000, told.input_length, told.output_length, told.hash_ids))
 
 
 def _of_azure(number: int, text: str) -> _Line:
     try:
         at, prompt, output = text.split(",")
-        return _Line(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp(), int(prompt), int(output))
+        line = _Line(datetime.fromisoformat(at).replace(tzinfo=UTC).timestamp(), int(prompt), int(output))
     except ValueError as error:
         raise TraceError(f"line {number}: {error}") from error
+    return _possible(number, line)
+
+
+def _possible(number: int, line: _Line) -> _Line:
+    """Return the line, if there can be such a call. Raises TraceError."""
+    if line.prompt < 1 or line.output < 0:
+        lengths = f"a prompt of {line.prompt} tokens with an answer of {line.output}"
+        raise TraceError(f"line {number}: {lengths} is no call; a prompt has 1 at least, an answer 0")
+    return line
 
 
 def _from_zero(told: Sequence[_Line], dice: Random, speed: float) -> list[tuple[float, _Line]]:

@@ -8,7 +8,7 @@ the same faults under every policy.
 import heapq
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -28,8 +28,9 @@ from policies.simulation.scenario import Next, Scenario, Told, calls_of, deploym
 
 POLICIES: tuple[str, ...] = ("sluiceway", *BASELINES, "oracle")
 
-DROPPED = 3
-"""Exchanges after which a gateway that is not heard of is dropped from the others' picture (`gateway/peers.py`)."""
+DROPPED, PATIENCE = 3, 2.0
+"""Exchanges, and seconds at least, after which a gateway that is not heard of is dropped from the others' picture, as
+in `gateway/peers/peers.py`."""
 
 Progress = Callable[[int, int], None]
 """Told how many calls have ended, of how many."""
@@ -80,7 +81,6 @@ class _Place(Struct):
     calls: int = 0
     down: bool = False
     refuses: int | None = None
-    stalled: float = 0.0
 
 
 class World:
@@ -166,7 +166,7 @@ class World:
         """Hand a call to the gateway whose turn it is; the balancer before them knows which ones live."""
         alive = [number for number in range(len(self._gateways)) if number not in self._dead]
         if not alive:
-            self._end(served)
+            self._end()
             return
         self._turn += 1
         trip = _Trip(served, alive[self._turn % len(alive)])
@@ -266,9 +266,10 @@ class World:
     def _drop(self, trip: _Trip) -> None:
         self._leave(trip)
         del self._trips[trip.served.call.number]
-        self._end(trip.served)
+        self._end()
 
-    def _end(self, served: Served) -> None:  # noqa: ARG002 - it says whose end
+    def _end(self) -> None:
+        """Count a call that is over."""
         self._ended += 1
         if self._progress is not None:
             self._progress(self._ended, len(self._calls))
@@ -276,11 +277,12 @@ class World:
     def _exchange(self, now: float) -> None:
         """Let every gateway tell the others of its load and its beginnings; whoever is gone is dropped."""
         stale = self._scenario.stale
+        silence = max(DROPPED * stale, PATIENCE)
         for number, gateway in enumerate(self._gateways):
             if number not in self._dead:
                 self._rows[number] = (now, gateway.told())
         for number, gateway in enumerate(self._gateways):
-            heard = [row for other, row in self._rows.items() if other != number and now - row[0] <= DROPPED * stale]
+            heard = [row for other, row in self._rows.items() if other != number and now - row[0] <= silence]
             fresh = [noted for at, row in heard if at == now for noted in row.fresh]
             gateway.hear(_together(row for _, row in heard), fresh, now)
         self._at(now + stale, self._exchange)
@@ -348,7 +350,8 @@ def run(scenario: Scenario, progress: Progress | None = None) -> Outcome:
     return World(scenario, progress).run()
 
 
-def _together(rows: Any) -> dict[str, Elsewhere]:  # noqa: ANN401
+def _together(rows: Iterable[Told]) -> dict[str, Elsewhere]:
+    """Return the load of several gateways by deployment."""
     loads: dict[str, Elsewhere] = {}
     for row in rows:
         for name, load in row.loads.items():

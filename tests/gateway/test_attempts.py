@@ -12,6 +12,7 @@ from tests.gateway.harness import ASK, eventually, running, settings
 from tests.parts.otlp import OtlpReceiver
 from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, Until, delta, event, sse, usage
 
+OURS = ("internal_error", "caller_left")
 JSON = {"content-type": "application/json"}
 EVENTS = {"content-type": "text/event-stream"}
 
@@ -99,6 +100,17 @@ async def test_a_callers_fault_passes_through_untouched(gateway, first, second, 
 
     assert (answer.status_code, answer.content) == (status, body)
     assert len(second.requests) == 0
+
+
+async def test_an_attempt_that_met_a_mistake_of_ours_is_counted_as_that(gateway, monkeypatch):
+    """And not as a caller who left, which is nothing to look into; no deployment is blamed."""
+    monkeypatch.setattr("gateway.relay.usage_of", lambda _: 1 / 0)
+
+    assert (await gateway.ask()).status_code == 500
+
+    counted = {how: gateway.metric("sluiceway_attempts_total", backend="a", outcome=how) for how in OURS}
+    assert counted == {"internal_error": 1, "caller_left": 0}
+    assert not gateway.services.fleet._live["a/scripted"].breaker._failures
 
 
 async def test_an_api_that_no_deployment_has_is_our_own_501(gateway, first, second):

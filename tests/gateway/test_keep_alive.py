@@ -1,6 +1,7 @@
 """A stream whose engine takes long is kept alive by comments, and may still fail over, or fail."""
 
 import asyncio
+import contextlib
 import json
 
 import msgspec
@@ -8,10 +9,13 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
+from gateway import clock
 from gateway.config.settings import Shutdown
+from policies import queueing
 from policies.domain import Deadlines, Meter, MeterKind, Plan
+from policies.terms import RoutingTerms
 from tests.gateway.harness import ASK, eventually, running, settings
-from tests.parts.scripted import Bytes, Hang, Pause, Reset, Status, delta, sse, usage
+from tests.parts.scripted import Bytes, Hang, Pause, Reset, Status, Until, delta, sse, usage
 
 EVENTS = {"content-type": "text/event-stream"}
 COMMENT = ": keep-alive\n\n"
@@ -32,6 +36,29 @@ def running_with(folder, upstreams, shutdown=None, **deadlines):
     return running(folder, upstreams, models=(kept,), shutdown=shutdown or Shutdown())
 
 
+@contextlib.asynccontextmanager
+async def full(folder, upstream, every=EVERY, grace=30.0, **terms):
+    """Run a gateway whose only place is taken; also yield what sets it free. `terms`: by which others wait for it."""
+    (model,), gate = settings(folder, {"a": upstream}, "vllm").models, asyncio.Event()
+    (place,) = model.deployments
+    model = msgspec.structs.replace(
+        model,
+        deployments=(msgspec.structs.replace(place, max_in_flight=1),),
+        routing=RoutingTerms(**terms),
+        deadlines=Deadlines(keep_alive=every),
+    )
+    plan = Plan("known", (Meter(MeterKind.REQUESTS_PER_MINUTE, limit=60, burst=60),))
+    upstream.enqueue([Until(gate), *sse("first")])
+    more = {"models": (model,), "plans": {"known": plan}, "shutdown": Shutdown(grace=grace)}
+    async with running(folder, {"a": upstream}, kind="vllm", **more) as gateway:
+        gateway.client.headers["authorization"] = f"Bearer {await gateway.key('known')}"
+        there = clock.spawn(gateway.ask(stream=True), "a call")
+        await eventually(lambda: upstream.requests)
+        yield gateway, gate
+        gate.set()
+        assert (await there).status_code == 200
+
+
 def parts(text):
     """Return how many comments came before the rest, and the rest, in which there must be none."""
     count = text.count(COMMENT)
@@ -39,13 +66,24 @@ def parts(text):
     return count, text.removeprefix(COMMENT * count)
 
 
+async def asked(gateway, *events, **members):
+    """Ask for a stream, and set the next of `events` whenever two comments more have come; return its head and text."""
+    body, waiting, text = ASK | {"stream": True} | members, list(events), ""
+    async with gateway.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        async for part in answer.aiter_text():
+            text += part
+            while waiting and text.count(COMMENT) >= 2 * (len(events) - len(waiting) + 1):
+                waiting.pop(0).set()
+    return answer, text
+
+
 async def test_a_slow_stream_is_opened_and_kept_alive_until_its_first_content(kept, first):
     """The status is ours, since nobody knows yet who will serve; what follows is the upstream's to the byte."""
-    script = sse("one", "two", told=usage(3, 2))
-    first.enqueue([script[0], script[1], LONG, *script[2:3], LONG, *script[3:]])
+    script, known = sse("one", "two", told=usage(3, 2)), asyncio.Event()
+    first.enqueue([script[0], script[1], Until(known), *script[2:3], LONG, *script[3:]])
 
-    answer = await kept.ask(stream=True, stream_options={"include_usage": True})
-    comments, rest = parts(answer.text)
+    answer, text = await asked(kept, known, stream_options={"include_usage": True})
+    comments, rest = parts(text)
 
     assert comments >= 2
     assert rest.encode() == b"".join(step.data for step in script if isinstance(step, Bytes))
@@ -57,9 +95,10 @@ async def test_a_slow_stream_is_opened_and_kept_alive_until_its_first_content(ke
     assert (total.prompt_tokens, total.completion_tokens) == (3, 2)
 
 
-async def test_a_stream_that_is_in_time_gets_no_comment(kept):
+async def test_a_stream_that_is_in_time_gets_no_comment(tmp_path, first):
     """Nor does its head lose anything."""
-    answer = await kept.ask(stream=True)
+    async with running_with(tmp_path, {"a": first}, keep_alive=10.0) as gateway:
+        answer = await gateway.ask(stream=True)
 
     assert parts(answer.text)[0] == 0
     assert answer.headers["x-sluiceway-backend"] == "a"
@@ -67,15 +106,95 @@ async def test_a_stream_that_is_in_time_gets_no_comment(kept):
 
 async def test_comments_go_on_while_the_call_fails_over(kept, first, second):
     """The interval is the call's, and nobody has seen any content."""
-    first.enqueue([LONG, Reset()])
-    second.enqueue([Pause(0.3), *sse("good")])
+    fails, answers = asyncio.Event(), asyncio.Event()
+    first.enqueue([Until(fails), Reset()])
+    second.enqueue([Until(answers), *sse("good")])
 
-    comments, rest = parts((await kept.ask(stream=True)).text)
+    _, text = await asked(kept, fails, answers)
+    comments, rest = parts(text)
 
     assert comments >= 4
     assert rest.count('"role"') == 1
     assert "good" in rest
     assert rest.endswith("data: [DONE]\n\n")
+
+
+async def test_a_stream_that_waits_for_a_place_is_kept_alive(tmp_path, first):
+    """From its admission on: nobody on the way knows why nothing comes."""
+    async with full(tmp_path, first) as (gateway, gate):
+        first.enqueue(sse("second"))
+        answer, text = await asked(gateway, gate)
+        comments, rest = parts(text)
+
+        assert comments >= 2
+        assert "second" in rest
+        assert rest.endswith("data: [DONE]\n\n")
+        assert "x-ratelimit-limit-requests" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("api", "members", "said"),
+    [
+        ("chat/completions", {}, {"code": "overloaded", "type": "server_error"}),
+        ("responses", {"input": "hi"}, {"code": "overloaded", "type": "server_error"}),
+        ("messages", {"max_tokens": 5}, {"type": "overloaded_error"}),
+    ],
+)
+async def test_a_wait_in_vain_is_told_in_the_stream_it_kept_alive(  # noqa: PLR0917 - three are of the table
+    tmp_path, first, api, members, said, monkeypatch
+):
+    """In the words of its API, as a later failure is; what was set aside is given back, and nothing booked."""
+    monkeypatch.setattr(queueing, "LONGEST", 0.1)  # whoever foresees a longer wait is refused before it
+    async with full(tmp_path, first, max_wait=0.4) as (gateway, gate):
+        answer = await gateway.ask(api, stream=True, **members)
+        comments, rest = parts(answer.text)
+        told = json.loads(rest.partition("data: ")[2])
+        await eventually(lambda: gateway.gateway.ledger.open_reservations == 1)
+        gate.set()
+        await eventually(lambda: gateway.gateway.ledger.open_reservations == 0)
+
+        assert (answer.status_code, comments >= 2) == (200, True)
+        assert told["error"].items() >= said.items()
+        assert gateway.metric("sluiceway_rejections_total", reason="overloaded", level="", meter="") == 1
+        assert gateway.metric("sluiceway_streams_cut_total", cause="overloaded") == 1
+        assert [total.requests for total in await gateway.usage()] == [1]
+
+
+async def test_a_wait_in_vain_before_any_comment_is_refused_with_its_status(tmp_path, first, monkeypatch):
+    """And says when to come back."""
+    monkeypatch.setattr(queueing, "LONGEST", 0.1)
+    async with full(tmp_path, first, every=10.0, max_wait=0.2) as (gateway, _):
+        answer = await gateway.ask(stream=True)
+
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_caller_who_leaves_while_kept_alive_in_line_gives_everything_back(tmp_path, first):
+    """And is sent no more comments."""
+    async with full(tmp_path, first) as (gateway, _):
+        async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith(":"):
+                    break
+        await eventually(lambda: gateway.services.intake.open_calls == 1)
+        await eventually(lambda: gateway.gateway.ledger.open_reservations == 1)
+
+        assert gateway.services.room.waiting == 0
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "keep-alive"]
+        assert gateway.metric("sluiceway_requests_total", api="chat", model="m", status="499") == 1
+
+
+async def test_the_gateways_stop_is_told_to_who_is_kept_alive_in_line(tmp_path, first):
+    """In-band: its status is out."""
+    async with full(tmp_path, first, grace=1.0) as (gateway, _):
+        asking = asyncio.ensure_future(gateway.ask(stream=True))
+        await eventually(lambda: gateway.services.room.waiting)
+        await asyncio.sleep(3 * EVERY)
+        await gateway.running.stop()
+        _, rest = parts((await asking).text)
+
+    assert json.loads(rest.removeprefix("data: "))["error"]["code"] == "overloaded"
 
 
 async def test_without_the_setting_nothing_is_sent_before_the_answer(gateway, first):
@@ -133,7 +252,7 @@ async def test_an_upstreams_own_refusal_is_told_in_band_with_its_words(kept, fir
 async def test_a_call_past_its_deadline_is_told_so_in_band(tmp_path, first):
     """No 504 can be sent any more."""
     first.enqueue([Hang()])
-    async with running_with(tmp_path, {"a": first}, total=0.4) as gateway:
+    async with running_with(tmp_path, {"a": first}, total=1.5) as gateway:
         _, rest = parts((await gateway.ask(stream=True)).text)
 
     assert json.loads(rest.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"

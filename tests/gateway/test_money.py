@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from gateway.config.settings import Telemetry
+from gateway.reply import Reply
 from gateway.store.door import StoreDown
 from policies.claims import cost
 from policies.domain import Deadlines, Deployment, MeterKind, Model, Price, Usage
@@ -16,18 +17,39 @@ from policies.terms import RoutingTerms
 from tests.gateway.books import Books, refused
 from tests.gateway.harness import ASK, TEXT, eventually, running
 from tests.parts.otlp import OtlpReceiver
-from tests.parts.scripted import DONE, Bytes, Close, Hang, Pause, Reset, Status, delta, error, event, plain, sse, usage
+from tests.parts.scripted import (
+    DONE,
+    Bytes,
+    Close,
+    Hang,
+    Pause,
+    Reset,
+    Status,
+    Until,
+    delta,
+    error,
+    event,
+    plain,
+    sse,
+    usage,
+)
 
 EVENTS = {"content-type": "text/event-stream"}
 FREE, CHEAP, DEAR = Price(0, 0), Price(1000, 2000), Price(1_000_000, 2_000_000)
 
 
 def served(prices, **terms):
-    """Make a model on `prices` (backend -> price, ranked by it), falling back to those in `terms["spare"]`."""
-    spare = terms.pop("spare", {})
+    """Make a model on `prices` (backend -> price, ranked by it), falling back to those in `terms["spare"]`.
+
+    `most`: of `terms`, calls at once that each takes.
+    """
+    spare, most = terms.pop("spare", {}), terms.pop("most", None)
 
     def on(name, prices, fallbacks=()):
-        deployments = tuple(Deployment(b, "openai", "scripted", None, TEXT, price) for b, price in prices.items())
+        deployments = tuple(
+            Deployment(backend, "openai", "scripted", None, TEXT, price, max_in_flight=most)
+            for backend, price in prices.items()
+        )
         return Model(name, (), deployments, fallbacks, RoutingTerms(**terms), Deadlines(20.0))
 
     return (on("m", prices, ("n",) if spare else ()), on("n", spare))
@@ -416,6 +438,56 @@ async def test_the_trace_says_what_a_call_cost_and_what_refused_it(tmp_path, fir
     assert spared["sluiceway.cost_usd"] == 0
     assert (spared["sluiceway.level"], spared["sluiceway.meter"]) == ("key", "budget_per_day")
     assert list(spared["sluiceway.dropped"]) == ["b/scripted: budget"]
+
+
+async def test_a_call_that_waited_and_cannot_pay_is_told_where_it_went_and_why(tmp_path, first, second):
+    """It found a place at the dearer one; that the free one serves it after all is no route of before."""
+    gates = asyncio.Event(), asyncio.Event()
+    first.default = [Until(gates[0]), *plain()]
+    second.default = [Until(gates[1]), *plain()]
+    prices = {"a": FREE, "b": DEAR}
+    async with over(tmp_path, {"a": first, "b": second}, prices, most=1, policy="cheapest") as gateway:
+        there = [asyncio.ensure_future(gateway.ask()) for _ in range(2)]
+        assert await eventually(lambda: (len(first.requests), len(second.requests)) == (1, 1))
+        gateway.books.open.clear()
+        asked = len(gateway.books.grown)
+        gateway.books.growths.append(refused())
+        explain = {"x-sluiceway-explain": "1"}
+        call = asyncio.ensure_future(gateway.client.post("/v1/chat/completions", json=ASK, headers=explain))
+        assert await eventually(lambda: gateway.services.room.waiting == 1)
+        gates[1].set()
+        assert await eventually(lambda: len(gateway.books.grown) > asked)
+        gates[0].set()
+        await asyncio.gather(*there)
+        gateway.books.open.set()
+        answer = await call
+
+    assert answer.headers["x-sluiceway-backend"] == "a"
+    assert answer.headers["x-sluiceway-dropped"] == "b (budget)"
+    assert answer.headers["x-sluiceway-route"].endswith(', "b/scripted";dropped="budget"')
+
+
+@pytest.mark.parametrize(
+    ("noes", "status"),
+    [
+        ([refused("tokens_per_day")], 429),
+        ([refused(), refused("tokens_per_day")], 429),
+        ([StoreDown("x")], 503),
+    ],
+)
+async def test_a_call_that_cannot_pay_holds_no_place_while_it_is_told_so(spared, monkeypatch, noes, status):
+    """Its caller may take the answer slowly; whatever refuses it."""
+    told, held = Reply.reject, []
+
+    async def reject(reply, no):
+        held.append(spared.services.fleet.loads())
+        await told(reply, no)
+
+    monkeypatch.setattr(Reply, "reject", reject)
+    spared.books.admissions.extend(noes)
+
+    assert (await spared.ask()).status_code == status
+    assert held == [{}]
 
 
 async def test_a_caller_who_leaves_while_a_dearer_attempt_is_asked_for_is_let_go(paid, first, second):

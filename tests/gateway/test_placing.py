@@ -462,6 +462,38 @@ async def test_calls_that_were_alike_need_not_be_so_by_another_catalog(tmp_path,
         looking.cancel()
 
 
+async def test_who_may_pay_for_a_place_only_while_its_prompt_is_cached_speaks_for_no_other(tmp_path, first, second):
+    """What was cached is forgotten while calls wait; the place goes to the next one whose prompt still is."""
+    async with running(tmp_path, {"a": first, "b": second}) as gateway:
+        services = gateway.services
+        (model,) = services.catalog.models
+        one, two = (replace(of, max_in_flight=4) for of in model.deployments)
+        caches, free = replace(one, price=Price(1_000_000, 0, cached_input=100_000)), replace(two, price=Price(0, 0))
+        terms = RoutingTerms(max_wait=600.0, max_price=1_000_000)  # of some 2,500 tokens
+        services.catalog = type(services.catalog)([replace(model, deployments=(caches, free), routing=terms)])
+        lives, now = [services.fleet.live(of) for of in (caches, free)], clock.monotonic()
+        lives[0].prefilled.tells = True
+        calls = []
+        for letter in (b"x", b"y"):
+            planned = plan(services, await gateway.who(), "chat", BODY.replace(b"hi", letter * 10_000), {}, 0.0)
+            lives[0].prefilled.note(planned.begins, now)
+            calls.append(Placing(services, planned))
+        for live in lives:
+            live.in_flight = 4
+        for call in calls:
+            call.rank()
+        waiting_for = [clock.spawn(call.settle(60.0), "a call") for call in calls]
+        assert await eventually(lambda: services.room.waiting == 2)
+        lives[0].prefilled.unnote(calls[0]._planned.begins, now)
+        lives[0].in_flight = 0
+        services.room.freed(lives[0].name)
+        assert await eventually(lambda: services.room.waiting == 1)
+
+        assert await waiting_for[1] is None
+        assert (calls[0].ticket, calls[1].ticket.live) == (None, lives[0])
+        waiting_for[0].cancel()
+
+
 async def test_those_that_wait_are_not_all_thrown_at_one_that_has_just_been_ejected(tmp_path, first):
     """They have patience: only its probe is sent there."""
     gate = asyncio.Event()

@@ -92,6 +92,16 @@ async def test_a_session_is_its_keys_own_and_bounded(gateway, who):
     assert planned(gateway, who).request.session == ""
 
 
+@pytest.mark.parametrize("nothing", [b"null", b'""'])
+async def test_a_member_that_says_nothing_names_no_session(gateway, who, nothing):
+    """Clients that write out what they leave open would else send all of a key's calls to one place."""
+    named = planned(gateway, who, BODY[:-1] + b',"prompt_cache_key":"s"}').request.session
+    unnamed = planned(gateway, who, BODY[:-1] + b',"prompt_cache_key":%s}' % nothing).request.session
+
+    assert named == f'{who.key}/"s"'
+    assert unnamed == ""
+
+
 async def test_the_deadline_is_the_callers_or_the_models_and_the_tokens_end(gateway, who):
     """Whichever is first."""
     assert planned(gateway, who).deadlines.total == 900.0

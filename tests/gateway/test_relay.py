@@ -148,6 +148,19 @@ async def test_a_huge_plain_answer_that_stalls_ends_with_the_calls_deadline(tmp_
         assert gateway.gateway.ledger.open_reservations == 0
 
 
+@pytest.mark.parametrize(("most", "least"), [(10_000, 5_000), (100, 100)])
+async def test_a_huge_plain_answer_that_is_cut_is_paid_by_what_was_sent_of_it(gateway, first, monkeypatch, most, least):
+    """However quickly: the seconds that it took say less than its caller has read. Never by more than was asked for."""
+    monkeypatch.setattr("gateway.relay.BUFFERED", 10_000)
+    first.enqueue([Status(200, JSON), Bytes(b'{"choices":[{"message":{"content":"' + b"x" * 20_000), Close()])
+    with pytest.raises(httpx.RemoteProtocolError):
+        await gateway.ask(max_tokens=most)
+
+    (total,) = await gateway.usage()
+    assert least <= total.completion_tokens <= most
+    assert total.estimated_tokens == total.prompt_tokens + total.completion_tokens
+
+
 async def test_a_huge_plain_answers_usage_is_read_at_its_end(gateway, first, monkeypatch):
     """As told, though it was streamed."""
     monkeypatch.setattr("gateway.relay.BUFFERED", 10_000)
@@ -191,13 +204,13 @@ async def test_half_of_a_json_answer_is_a_failed_attempt_in_the_metrics_too(gate
 async def test_a_long_event_that_comes_slowly_is_no_stall(gateway, first):
     """Silence is; its parts are none."""
     home = gateway.services.fleet.homes["a"]
-    home.dialect = type(home.dialect)(kind="openai", priors=home.dialect.priors, stall=0.3)
+    home.dialect = type(home.dialect)(kind="openai", priors=home.dialect.priors, stall=1.0)
     slow = delta(content="x" * 400).data
-    pieces = [step for start in range(0, len(slow), 80) for step in (Bytes(slow[start : start + 80]), Pause(0.1))]
+    pieces = [step for start in range(0, len(slow), 20) for step in (Bytes(slow[start : start + 20]), Pause(0.06))]
     first.enqueue([*sse("one", end=False), *pieces, delta(finish="stop"), DONE])
 
     assert "x" * 400 in (await gateway.ask(stream=True)).text
-    assert len(pieces) > 12
+    assert len(pieces) / 2 * 0.06 > 1.0
 
 
 async def test_a_last_event_without_its_blank_line_is_passed_whole(gateway, first):

@@ -129,6 +129,22 @@ async def test_comments_come_after_a_head_of_ours_until_something_is_said():
     assert wire.messages[1:] == [COMMENT] * (sent - 1)
 
 
+async def test_comments_go_on_where_they_were_asked_for():
+    """A stream that broke off unseen goes on elsewhere; one that nobody keeps alive stays silent."""
+    kept, silent = Wire(), Wire()
+    await kept.reply.head(200, EVENTS, None)
+    kept.reply.keep_alive(0.01)
+    kept.reply.hush()
+    before = len(kept.messages)
+    kept.reply.wake()
+    silent.reply.wake()
+    await eventually(lambda: len(kept.messages) >= before + 2)
+    kept.reply.hush()
+
+    assert kept.messages[before:] == [COMMENT] * (len(kept.messages) - before)
+    assert silent.messages == []
+
+
 class Stuck(Wire):
     """A wire that takes nothing until it is `free`."""
 

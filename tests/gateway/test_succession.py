@@ -103,6 +103,21 @@ async def test_a_limit_of_its_own_that_is_used_up_gives_the_place_back(gateway):
     assert other.in_flight == 0
 
 
+async def test_a_retry_that_is_not_made_is_left_to_others(gateway):
+    """However many were asked whether they can be had."""
+    services, who, now = gateway.services, await gateway.who(), clock.monotonic()
+    planned = plan(services, who, "chat", BODY, {}, 0.0)
+    route = ranked(services, planned, now)
+    budget = services.budget("m", now)
+    succession = Succession(services, planned, Covers("budget"))
+    tried = [(route.order[0], RESET), (route.order[0], RESET)]
+    left = budget._left
+
+    assert await succession.after(route, tried, now + 60.0, budget) is None
+    assert budget._left >= left
+    assert [one.dropped for one in succession.skipped.values()] == ["budget"]
+
+
 async def test_one_that_said_when_it_is_back_and_is_full_then_is_tried_once(gateway):
     """Not again and again until the deadline, for it would say the same."""
     limited = Failure(FailureKind.RATE_LIMITED, "x", 429, 0.0)

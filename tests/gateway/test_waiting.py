@@ -441,6 +441,122 @@ def test_no_place_stays_free_that_somebody_could_use(came, freed):
     asyncio.run(happens())
 
 
+async def test_of_very_many_kinds_a_round_asks_some_and_the_next_rounds_the_others(room, places, monkeypatch):
+    """However many callers make: no round takes long, and what one call alone could use is found all the same."""
+    monkeypatch.setattr(waiting, "TICK", 60.0)
+    most = waiting.MOST_IN_VAIN
+    kinds = 10 * most
+    tasks = [await places.waits(f"a{number}", kind=f"k{number}", max_wait=6e3) for number in range(kinds)]
+    places.add(1, kind=f"k{kinds - 1}")
+    rounds = []
+    while not tasks[-1].done():
+        places.asked.clear()
+        await places.tell()
+        rounds.append(len(places.asked))
+        assert places.asked[:most] == [f"a{number}" for number in range(most)], "the first are asked in order"
+        await asyncio.sleep(0)
+
+    assert most <= sum(rounds) / len(rounds) <= 3 * most
+    assert len(rounds) <= 200, "it has a chance of one in ten, each time"
+    assert await tasks[-1] == f"k{kinds - 1}"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert_empty(room)
+
+
+def needing(waits, says):
+    """Return what says what a call needs of another catalog, noting which one was asked."""
+
+    def anew():
+        says.append(waits)
+        return needs_any(["new"])
+
+    return anew
+
+
+async def turns(condition):
+    """Let turns of the loop pass until `condition()` holds."""
+    for _ in range(1000):
+        if condition():
+            return True
+        await asyncio.sleep(0)
+    return False
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    """Have one call asked what it needs in each turn of the loop."""
+    monkeypatch.setattr(waiting, "TICK", 60.0)
+    monkeypatch.setattr(waiting, "MOMENT", -1.0)
+
+
+async def test_another_catalog_has_few_calls_asked_in_one_turn_of_the_loop(room, places, moments):
+    """Streams move on meanwhile, however many wait; then what has come is offered, in their order."""
+    says = []
+    tasks = [await places.waits(f"a{number}", kind="any new", anew=needing(number, says)) for number in range(20)]
+    places.add(2, "new")
+    room.lists("m", ["new"])
+    asked = []
+    while len(says) < 20:
+        asked.append(len(says))
+        assert places.had == []
+        await asyncio.sleep(0)
+
+    assert asked == [*range(20)]
+    assert says == [*range(20)], "those that have waited longest first"
+    assert await asyncio.gather(*tasks[:2]) == ["new", "new"]
+    assert {waiter.needs for waiter in room._calls} == {needs_any(["new"])}
+    await places.free_and_tell(18, "new")
+    await asyncio.gather(*tasks)
+    assert_empty(room)
+
+
+async def test_who_comes_or_leaves_meanwhile_stands_where_it_belongs(room, places, moments):
+    """One that has left is not asked, and one that has come goes behind those that waited."""
+    says = []
+    first = [await places.waits(f"a{number}", kind="any new", anew=needing(number, says)) for number in range(6)]
+    room.lists("m", ["new"])
+    assert await turns(lambda: len(says) == 3)
+    for number in (1, 3, 5):
+        first[number].cancel()
+    last = await places.waits("a9", kind="new")
+    assert await turns(lambda: not room._changes)
+
+    assert says == [0, 1, 2, 3, 4], "the fourth before its task has heard that it is cancelled"
+    await places.free_and_tell(3, "new")
+    assert places.had == ["a0", "a2", "a4"]
+    await places.free_and_tell(1, "new")
+    assert await last == "new"
+    ends = await asyncio.gather(*first, return_exceptions=True)
+    assert [str(end) for end in ends] == ["new", "", "new", "", "new", ""]
+    assert_empty(room)
+
+
+async def test_a_catalog_that_comes_while_another_is_gone_by_takes_its_place(room, places, moments):
+    """Each is asked by the last; those of another line are asked too, and one that fails stands in nobody's way."""
+    says, others, fails = [], [], []
+    tasks = [await places.waits(f"a{number}", anew=needing(number, says)) for number in range(4)]
+    tasks += [await places.waits(f"b{number}", model="n", anew=needing(number, others)) for number in range(4)]
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: fails.append(context["exception"]))
+    tasks.append(await places.waits("c", model="o", anew=outcomes(ValueError("broken"))))
+    for name in ("m", "n", "o"):
+        room.lists(name, ["new"])
+    assert await turns(lambda: len(others) == 2)
+    room.lists("n", ["newer"])
+    assert await turns(lambda: not room._changes)
+
+    assert [str(error) for error in fails] == ["broken"]
+    assert says == [0, 1, 2, 3]
+    assert others == [0, 1, 0, 1, 2, 3]
+    assert {waiter.needs for waiter in room._calls if waiter.model != "o"} == {needs_any(["new"])}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert_empty(room)
+
+
 async def test_models_do_not_stand_in_one_anothers_way(room, places):
     """Each has its line; who names no deployment offers to all."""
     tasks = [await places.waits("a", model=model, where=[f"gpu/{model}"]) for model in ("m", "n")]

@@ -64,6 +64,22 @@ def test_three_failures_in_a_row_open_it_for_ten_seconds():
     assert breaker.passes(FIRST_PAUSE)
 
 
+def test_it_tells_how_long_it_keeps_calls_out():
+    """As its pause, its turn and the word of others have it."""
+    breaker = opened()
+    assert breaker.left(FIRST_PAUSE - 4.0) == 4.0
+    breaker.turn = 3.0
+    assert breaker.left(FIRST_PAUSE) == 3.0
+    breaker.elsewhere(FIRST_PAUSE + 7.0)
+    assert breaker.left(FIRST_PAUSE) == 7.0
+    assert breaker.left(FIRST_PAUSE + 7.0) == 0.0
+
+    assert breaker.sent(FIRST_PAUSE + 7.0)
+    assert breaker.left(FIRST_PAUSE + 8.0) == LONGEST_PROBE - 1.0
+    breaker.succeeded(FIRST_PAUSE + 9.0)
+    assert breaker.left(FIRST_PAUSE + 9.0) == 0.0
+
+
 def test_half_open_lets_exactly_one_call_through():
     """Its outcome decides."""
     breaker = opened()

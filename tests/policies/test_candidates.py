@@ -108,6 +108,13 @@ def test_what_a_call_may_cost_at_most_is_a_fact(cost, out):
     assert found is None or (found.kind == "fact" and "0.001" in found.reason)
 
 
+def test_small_money_is_told_in_full():
+    """An exponent is no price that people read, and rounded both would be nothing."""
+    found = out_of(snapshot(), request(), max_price=100, cost=1_250)
+
+    assert found.reason == "would cost about 0.00000125 USD, more than the call may cost (0.0000001 USD)"
+
+
 @pytest.mark.parametrize(
     ("there", "share", "out"), [(7, 1.0, False), (8, 1.0, True), (2, 0.25, True), (1, 0.25, False)]
 )

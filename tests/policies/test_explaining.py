@@ -165,6 +165,35 @@ def test_a_policy_that_does_not_go_by_the_score_is_told():
     assert "each call is drawn by weight" in because(planned(A, B, policy="weighted"))
 
 
+@pytest.mark.parametrize(
+    ("prices", "queued", "less"), [((1_001_000, 1_000_000), 0, "0.000001"), ((1010, 1000), 900_000, "0.000000")]
+)
+def test_where_money_counts_first_no_score_is_the_reason(prices, queued, less):
+    """Under `cheapest` it counts however close the scores are, and however much later the answer is."""
+    hosted, gpu = (snapshot(deployment(on, price=Price(p, p))) for on, p in zip(("hosted", "gpu"), prices, strict=True))
+    found = planned(hosted, replace(gpu, queued_tokens=queued), policy="cheapest", ttft_target=None)
+
+    assert because(found) == f"gpu is first: the policy is cheapest, and the call costs {less} USD less."
+
+
+def test_what_a_place_is_worth_to_others_counts_as_money():
+    """Where the limit of its own is nearly used up."""
+    found = planned(A, replace(B, shadow=5_000_000), policy="cheapest")
+
+    assert because(found).endswith(" the call costs 0.005000 USD less, what its place is worth to others included.")
+
+
+@pytest.mark.parametrize("terms", [RoutingTerms(policy="cheapest"), RoutingTerms()])
+def test_what_nobody_knows_is_not_told_as_less(terms):
+    """A fallback that has no price comes before a later one that has."""
+    unpriced, priced = snapshot(deployment("hosted", price=None)), snapshot(deployment("gpu", price=HOSTED))
+    there = {"m": (), "n": (unpriced,), "o": (priced,)}
+    chain = [model(*(one.deployment for one in seen), name=name, terms=terms) for name, seen in there.items()]
+    found = route(request(), chain, there, CALL, random.Random(1))
+
+    assert because(found) == "hosted is first: gpu serves only a later fallback."
+
+
 def test_a_call_that_finds_out_says_so():
     """It goes where the score does not point."""
     seen = [A, snapshot(deployment("gpu-b"), ttft=0.3, unheard=900.0)]

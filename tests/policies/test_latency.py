@@ -81,7 +81,7 @@ def test_the_spread_is_what_nineteen_of_twenty_first_tokens_stay_within():
     dice = random.Random(1)
     for call in range(2000):
         now = call * 0.01
-        latency.observe_first(now, 6.0 if dice.random() < 0.1 else 1.0, tokens_ahead=0)
+        latency.observe_first(now, 6.0 if dice.random() < 0.1 else 1.0, ahead=0)
     latest = ttft(latency, 20.0) + latency.pace(20.0).spread
 
     assert 4.0 < latest < 9.0
@@ -92,11 +92,11 @@ def test_a_spread_is_kept_within_bounds_and_forgotten():
     latency = Latency(PRIORS)
     assert latency.pace(0.0).spread == PRIORS.ttft_fixed
     for call in range(100):
-        latency.observe_first(float(call), 10.0 ** (call % 40), tokens_ahead=0)
+        latency.observe_first(float(call), 10.0 ** (call % 40), ahead=0)
     assert LEAST_SPREAD < latency.pace(99.0).spread <= MOST_SPREAD
     assert latency.pace(99.0 + 20 * HALF_LIFE).spread == pytest.approx(PRIORS.ttft_fixed, abs=1e-2)
     for _ in range(1000):
-        latency.observe_first(100.0, 0.2, tokens_ahead=0)
+        latency.observe_first(100.0, 0.2, ahead=0)
     assert latency.pace(100.0).spread == pytest.approx(LEAST_SPREAD)
 
 

@@ -92,7 +92,7 @@ def test_late_first_tokens_widen_the_spread():
     """By which a stream is waited for longer."""
     one = live()
     before = one.snapshot(deployment(), 0.0).pace.spread
-    one.latency.observe_first(0.0, 20.0, tokens_ahead=0)
+    one.latency.observe_first(0.0, 20.0, ahead=0)
 
     assert one.snapshot(deployment(), 0.0).pace.spread > before
 

@@ -9,6 +9,7 @@ from policies.probing import (
     Load,
     Told,
     Trouble,
+    doubted,
     down,
     joined,
     read_load,
@@ -171,6 +172,15 @@ def test_a_503_is_certain_and_another_5xx_is_not():
     assert refused(503, loading) == Trouble("it is loading its model", certain=True)
     assert refused(503, b"") == Trouble("its probe was answered 503", certain=True)
     assert refused(500, b"") == Trouble("its probe was answered 500", certain=False)
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 405, 429, 500, 501, 503])
+def test_a_list_that_is_refused_casts_doubt_and_one_that_fails_does_not(status):
+    """A wrong path or key is mended by an operator alone; a host may have no list, so no more than that."""
+    why = doubted(status)
+
+    assert (why is not None) == (status in {401, 403, 404})
+    assert why is None or f"answered {status}" in why
 
 
 def test_what_is_certain_is_believed_at_once_and_the_rest_when_it_is_repeated():

@@ -260,7 +260,7 @@ def test_no_more_parts_are_looked_for_than_any_model_takes():
         (b"", "it is empty"),
         (b" \n", "it is empty"),
         (b'{"a":' * 5000, "it is nested too deeply"),
-        (b"\x1f\x8b\x08\x00", "content-encoding is not supported"),
+        (b"\x1f\x8b\x08\x00", "content-encoding is not supported; send it uncompressed"),
         (b'{"model":"m","a":"\\ud83d and more"}', "half of a surrogate pair"),
     ],
 )

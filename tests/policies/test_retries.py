@@ -102,7 +102,8 @@ def test_one_that_was_waited_for_and_then_passed_over_is_not_waited_for_again():
     frozen = [(A, 2.0), (B, 3.0)]
 
     assert step_after((A, LIMITED), frozen=[(A, 0.0)], plan=route(A), skipped=[A]) == GIVE_UP
-    assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen, skipped=[A]) == Step((B,), 3.0)
+    again = Step((B,), 3.0, taken=True)
+    assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen, skipped=[A]) == again
     assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen, skipped=[A, B]) == GIVE_UP
 
 
@@ -111,7 +112,7 @@ def test_whoever_told_when_it_is_back_is_waited_for_when_nothing_else_is_left():
     assert following((A, LIMITED), frozen=[(A, 2.0)]) == [B, C]
     assert step_after((A, LIMITED), plan=route(A), frozen=[(A, 2.0)]) == Step((A,), 2.0)
     gone = Failure(FailureKind.UNAVAILABLE, "x", 503, 2.0)
-    assert step_after((A, gone), (B, RESET), plan=route(A, B), frozen=[(A, 2.0)]) == Step((A,), 2.0)
+    assert step_after((A, gone), (B, RESET), plan=route(A, B), frozen=[(A, 2.0)]) == Step((A,), 2.0, taken=True)
 
 
 def test_one_that_said_it_would_be_back_by_now_is_asked_again_at_once():
@@ -126,7 +127,7 @@ def test_of_several_that_are_limited_the_first_to_be_back_is_waited_for():
     """Each is left alone until then."""
     frozen = [(A, 5.0), (B, 3.0)]
 
-    assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen) == Step((B,), 3.0)
+    assert step_after((A, LIMITED), (B, LIMITED), plan=route(A, B), frozen=frozen) == Step((B,), 3.0, taken=True)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_wait_is_a_retry_like_any_other():
 
     assert step_after((A, LIMITED), plan=plan, frozen=frozen, budget=budget) == Step((A,), 1.0)
     assert step_after(*[(A, LIMITED)] * 2, plan=plan, frozen=frozen, budget=budget) == GIVE_UP
-    assert step_after(*[(A, LIMITED)] * 2, plan=plan, frozen=frozen) == Step((A,), 1.0)
+    assert step_after(*[(A, LIMITED)] * 2, plan=plan, frozen=frozen) == Step((A,), 1.0, taken=True)
     assert step_after(*[(A, LIMITED)] * 3, plan=plan, frozen=frozen) == GIVE_UP
 
 

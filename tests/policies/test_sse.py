@@ -53,12 +53,12 @@ def test_a_large_event_in_small_pieces_costs_as_much_a_piece_as_a_small_one(size
 
     def seconds(pieces, events):
         splitter = Splitter()
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(events):
             for _ in range(pieces // events):
                 splitter.feed(b"x" * size)
             assert len(splitter.feed(b"\n\n")) == 1
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     pieces = 2**20 // size
     assert seconds(pieces, 1) < 8 * seconds(pieces, pieces // 100)

@@ -11,6 +11,7 @@ from policies.tokens import (
     LONGEST_TOKEN,
     MALFORMED,
     NOT_JSON,
+    NOT_YET,
     TOO_LONG,
     TWICE,
     Refused,
@@ -77,6 +78,15 @@ def test_a_signature_has_one_spelling(signature, other):
 
     if same and respelt != spelt:
         assert refused(read_token, sent.encode()) == MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("refusal", "advice"),
+    [(MALFORMED, "see whether it was cut."), (NOT_YET, "see whether its issuer's clock is right.")],
+)
+def test_a_guess_at_the_cause_is_told_as_what_to_look_for(refusal, advice):
+    """Each refusal ends with a full stop, behind which a question would read as a claim."""
+    assert refusal.message.endswith(f": {advice}")
 
 
 @pytest.mark.parametrize(

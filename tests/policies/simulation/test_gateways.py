@@ -3,13 +3,15 @@ import random
 import pytest
 
 from policies.affinity import NONE
+from policies.breaker import THRESHOLD
 from policies.failures import Failure, FailureKind
 from policies.live import Elsewhere
+from policies.simulation import gateways as module
 from policies.simulation.calls import BLOCK, Call
 from policies.simulation.gateways import Account, Sluiceway, asked, beginning_of
 from policies.simulation.hardware import H200_X8
 from policies.simulation.hosted import Endpoint
-from policies.simulation.scenario import Machine, Scenario, deployments_of
+from policies.simulation.scenario import ASK_AGAIN, Machine, Scenario, deployments_of
 from policies.terms import RoutingTerms
 
 DOWN = Failure(FailureKind.CONNECT, "refused")
@@ -147,16 +149,70 @@ def test_a_short_prompt_has_no_beginning_and_a_long_one_a_mark_for_each_whole_bl
     assert beginning_of(long, asked(long)).marks == (1, 3, 5, 7)
 
 
-def test_a_limit_that_refused_is_kept_by_all_gateways():
-    """They share one account: what one was refused, the other must not try."""
+def test_a_limit_that_refused_is_one_accounts():
+    """As in the product: whoever was refused keeps to what all have learned of it, and asks nobody before."""
     account = Account()
-    endpoint = Endpoint()
-    pinned = {"policy": "fastest"}
-    one = gateway(0, hosted=endpoint, account=account, **pinned)
-    one.begin(call(), 0.0)
-    one.failed(0, Failure(FailureKind.RATE_LIMITED, "full", 429), 0.0)
+    one, other = (gateway(0, hosted=Endpoint(), account=account) for _ in range(2))
+    for number, each in enumerate((one, other)):
+        assert each.begin(call(number), 0.0).place == 0
+        each.failed(number, Failure(FailureKind.RATE_LIMITED, "full", 429), 0.0)
+        assert each.begin(call(2), 0.0).again == ASK_AGAIN
     assert account.shared.limit > 0
-    assert account.shared.frozen_until > 0
+
+
+def test_what_a_place_of_a_limit_is_worth_is_told_by_each_call_once():
+    """As in the product: one that asks again ten times a second for half a minute is no three hundred calls."""
+    one = gateway(0, hosted=Endpoint(), account=Account(2), max_wait=30.0)
+    assert one.begin(call(0), 0.0).place == 0
+    assert one.begin(call(1), 0.0).again == ASK_AGAIN
+    worth = one._lives["hosted/m"].allowance.shadow(0.0)
+    for tenth in range(1, 5):
+        assert one.again(1, tenth / 10).again == ASK_AGAIN
+    assert 0 < one._lives["hosted/m"].allowance.shadow(0.4) <= worth
+
+
+def test_a_call_for_which_others_left_no_room_tells_the_limit_so():
+    """At first, and after a failure."""
+    for places in (0, 1):
+        account = Account(2)
+        one, other = (gateway(places, hosted=Endpoint(), account=account, max_wait=30.0) for _ in range(2))
+        for each in (one, other):
+            step = each.begin(call(0), 0.0)
+            if places:
+                step = each.failed(0, DOWN, 0.0)
+        assert step.again == ASK_AGAIN
+        told = [each._lives["hosted/m"].allowance.shadow(0.0) for each in (one, other)]
+        assert told[0] == 0 < told[1]
+
+
+def test_only_at_first_does_a_call_find_out_about_a_place(monkeypatch):
+    """As in the product: one that waits goes where it is best off."""
+    ranked, curious = module.route, []
+
+    def noting(*facts, curiosity):
+        curious.append(curiosity is not None)
+        return ranked(*facts, curiosity=curiosity)
+
+    monkeypatch.setattr(module, "route", noting)
+    one = gateway(1, most=1, max_wait=30.0)
+    one.begin(call(0), 0.0)
+    assert one.begin(call(1), 0.0).again == ASK_AGAIN
+    one.again(1, 0.1)
+
+    assert curious == [True, True, False]
+
+
+def test_a_place_that_warms_up_takes_fewer_calls_after_a_failure_too():
+    """As in the product: a bound is that of `route`, whoever asks."""
+    one = gateway(2, most=4)
+    (gone,) = {one.begin(call(0), 0.0).place}
+    warming = one._lives[f"gpu-{1 - gone}/m"]
+    for _ in range(THRESHOLD):
+        warming.breaker.failed(0.0, probe=False)
+    warming.breaker.succeeded(0.0)
+    warming.in_flight = 1
+    assert warming.breaker.share(0.0) == 0.25
+    assert one.failed(0, DOWN, 0.0).again == ASK_AGAIN
 
 
 def test_images_are_read_as_the_product_reads_them():

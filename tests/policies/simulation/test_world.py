@@ -133,6 +133,20 @@ def test_a_dead_gateway_loses_no_call_and_no_load():
         assert all(live.in_flight == 0 and live.queued_tokens == 0 for live in gateway._lives.values())
 
 
+def test_a_dead_gateways_calls_are_counted_with_as_long_as_in_the_product():
+    """Two seconds of silence at least: its calls may be there still."""
+    world = World(replace(QUIET, gateways=2))
+    place = world._gateways[0].begin(Call(0, 0.0, "t", "s", (1,), 500, 10), 0.0).place
+    there = world._gateways[1]._lives[f"gpu-{place}/m"]
+    world._exchange(1.0)
+    world._dead.add(0)
+    counted = []
+    for now in (2.9, 3.1):
+        world._exchange(now)
+        counted.append(there.others.in_flight)
+    assert counted == [1, 0]
+
+
 def test_with_every_gateway_dead_calls_fail():
     """Nobody is there to call."""
     assert run(replace(QUIET, faults=(dead_gateway(0, 1000),))).failed == 1.0

@@ -243,10 +243,10 @@ def test_what_is_held_before_content_costs_by_its_length():
 
     def seconds(comments):
         tap = ChatTap(withhold_usage=True)
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(comments):
             tap.feed(b": ping\n\n")
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     assert seconds(40_000) < 40 * seconds(4_000)
 
