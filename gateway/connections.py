@@ -12,6 +12,7 @@ from typing import Protocol
 import structlog
 
 from gateway import clock
+from gateway.config.settings import Limits
 from gateway.forwarded import Network, trusts
 from policies.rejections import Reason, Rejection
 
@@ -169,7 +170,8 @@ def affordable(wanted: int, open_calls: int) -> int:
         left = soft - RESERVE
         most = min(wanted, max(FEWEST, left // 2, left - open_calls))
     if most < wanted:
-        log.warning(
+        tell = log.info if wanted == Limits().connections else log.warning  # the default is nobody's wish
+        tell(
             "fewer connections than configured: raise `ulimit -n`",
             connections=most,
             wanted=wanted,

@@ -308,8 +308,8 @@ class Reloading:
             self._gateway.config_fault = None
 
     async def _go_by(self, wanted: Settings) -> None:
-        gateway, metrics, before = self._gateway, self._metrics, self._gateway.settings.digest
-        settings, waiting = attainable(wanted, gateway.settings)
+        gateway, metrics, before = self._gateway, self._metrics, self._gateway.settings
+        settings, waiting = attainable(wanted, before)
         try:
             await self._take(settings)
         except Exception as error:
@@ -322,9 +322,14 @@ class Reloading:
         gateway.config_waiting = waiting
         metrics.config_waiting.set(len(waiting))
         metrics.config_reloads("taken").inc()
-        log.info("the configuration is taken", config=wanted.digest, before=before)
+        log.info("the configuration is taken", config=wanted.digest, before=before.digest)
         if waiting:
             log.warning("settings wait for a restart; until then they stay as they were", settings=waiting)
+        gone = sorted(before.plans.keys() - wanted.plans.keys())
+        if gone:
+            log.warning(
+                "plans have gone from the file: whoever is bound to one gets 403 unless the store has it", plans=gone
+            )
         gateway.config_fault = None
 
     def _refuse(self, error: ConfigError | OSError) -> None:

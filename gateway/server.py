@@ -8,6 +8,7 @@ and the store is given up.
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import signal
@@ -28,7 +29,7 @@ from gateway.listener import Listener, Yields, listen
 from gateway.reloading import IN_PART, Load, Reloading, trusted
 from gateway.store.door import Store, StoreDown
 from gateway.store.embedded import embedded
-from gateway.tls import Renewal, server_context
+from gateway.tls import Renewal, ServerContext, server_context
 
 log = structlog.get_logger("sluiceway.server")
 
@@ -57,7 +58,8 @@ class NothingToServeError(RuntimeError):
 class Running:
     """A gateway that listens. `url`, `operations_url`: where; `admin_key`: what opens the admin API."""
 
-    def __init__(self, gateway: Gateway, admin_key: str) -> None:
+    def __init__(self, gateway: Gateway, admin_key: str, context: ServerContext | None) -> None:
+        """`context`: the callers' TLS at first, if any."""
         self.gateway = gateway
         self.admin_key = admin_key
         self.url = ""
@@ -68,7 +70,7 @@ class Running:
         self._listeners: list[Listener] = []
         self._house: Connections | None = None
         self._reloading: Reloading | None = None
-        self._renewal = Renewal(self._show)
+        self._renewal = Renewal(self._show, context)
         self._hung_up = Anew(self._renew_all, "renew what is in files")
 
     async def ready(self) -> str | None:
@@ -224,7 +226,7 @@ async def start(
         listening = Store(url, deadline=FEED_DEADLINE, what="the stream of changes")
         stack.push_async_callback(listening.close)
         gateway = Gateway(trusted(settings), store, listening, admin_key, discover=discover)
-        running = Running(gateway, admin_key)
+        running = Running(gateway, admin_key, context)
         # Made before the store is asked anything: it takes 0.3 s, in which no answer would be read.
         app, operations = gateway.app(), gateway.operations(running.ready, running.state)
         stack.push_async_callback(gateway.close)
@@ -329,7 +331,7 @@ def made_admin_key(data_dir: Path) -> str:
 
 
 def bind(where: Listen) -> socket.socket:
-    """Return a socket that is bound, and takes nobody yet. Raises OSError."""
+    """Return a socket that is bound, and takes nobody yet. Raises OSError, which says in words what would be right."""
     family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
     # With the protocol named asyncio turns Nagle off, which else costs a small answer 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -338,6 +340,9 @@ def bind(where: Listen) -> socket.socket:
         bound.bind((where.host, where.port))
     except OSError as error:
         bound.close()
-        raise OSError(error.errno, f"cannot listen on {where.host}:{where.port}: {error.strerror}") from error
+        cure = "set another `host` or `port` in `listen` or `operations`"
+        if error.errno == errno.EADDRINUSE:
+            cure = "stop what listens there, or set another `listen.port` or `operations.port`"
+        raise OSError(f"cannot listen on {where.host}:{where.port}: {error.strerror}; {cure}") from error
     bound.setblocking(False)  # noqa: FBT003 - the standard library's signature
     return bound

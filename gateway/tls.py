@@ -14,6 +14,7 @@ import sys
 import termios
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -40,13 +41,22 @@ class CertificateError(Exception):
         self.remedy = remedy
 
 
-def server_context(cert: Path, key: Path) -> ssl.SSLContext:
+class ServerContext(ssl.SSLContext):
+    """A context for callers. `pair`: tells its chain and key from others, which the library does not: their SHA-256."""
+
+    pair = b""
+
+
+def server_context(cert: Path, key: Path) -> ServerContext:
     """Return a context that serves HTTP/1.1 over TLS 1.2 or later. Raises CertificateError."""
-    if b"-----BEGIN CERTIFICATE-----" not in _content("cert", cert):
+    chain = _content("cert", cert)
+    if b"-----BEGIN CERTIFICATE-----" not in chain:
         raise CertificateError("cert", f"{cert} holds no certificate", "name a PEM file of the chain, our own first")
-    if b"PRIVATE KEY-----" not in _content("key", key):
+    private = _content("key", key)
+    if b"PRIVATE KEY-----" not in private:
         raise CertificateError("key", f"{key} holds no private key", "name a PEM file of the certificate's key")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.pair = sha256(chain + private).digest()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     encrypted = False
@@ -86,10 +96,14 @@ def _fault(cert: Path, key: Path, error: OSError, *, encrypted: bool) -> Certifi
 
 
 class Renewal:
-    """The callers' certificate, read anew whenever that is asked for. `use`: is given each context that serves."""
+    """The callers' certificate, read anew whenever that is asked for. `use`: is given each context that serves.
 
-    def __init__(self, use: Callable[[ssl.SSLContext], None]) -> None:
+    `first`: the one that is in force at the start, if any. Only a pair that differs is told in the log.
+    """
+
+    def __init__(self, use: Callable[[ssl.SSLContext], None], first: ServerContext | None = None) -> None:
         self._use = use
+        self._told = None if first is None else first.pair
         self._pair: tuple[Path, Path] | None = None
         self._readers = Readers("the certificate in force")
         self._readings: WeakValueDictionary[tuple[Path, Path], Anew] = WeakValueDictionary()  # one that reads stays
@@ -120,7 +134,9 @@ class Renewal:
         else:
             if self._pair == (cert, key):
                 self._use(context)
-                log.info("certificate renewed", cert=str(cert))
+                if context.pair != self._told:
+                    self._told = context.pair
+                    log.info("certificate renewed", cert=str(cert))
 
 
 def unread(transport: asyncio.Transport, *, secure: bool) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ nothing, as things are, is used on, and told.
 """
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
@@ -43,6 +44,7 @@ class Upkeep:
         self._identity = Retention(store)
         self._allow_eviction = allow_eviction
         self._every = every
+        self._due = 0.0
         self._warned: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -61,6 +63,7 @@ class Upkeep:
             self._task.cancel()
 
     async def _run(self) -> None:
+        self._due = clock.monotonic() + self._every
         try:
             while True:
                 whole = await self._wait()
@@ -77,14 +80,20 @@ class Upkeep:
                 await self._over.close()
 
     async def _wait(self) -> bool:
-        """Wait for the next round, and return whether it is a whole one: not because the store is back, or held."""
-        try:
-            async with asyncio.timeout(self._every if self._over is None else min(AGAIN, self._every)):
-                await self._back.wait()
-        except TimeoutError:
-            return self._over is None
+        """Wait for the next round, and return whether it is a whole one: not because the store is back, or held.
+
+        A return puts no whole one off: else a store that goes and comes all the time would never be rid of what is old.
+        """
+        back, left = False, self._due - clock.monotonic() if self._over is None else min(AGAIN, self._every)
+        if left > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    back = await self._back.wait()
         self._back.clear()
-        return False
+        if back or self._over is not None:
+            return False
+        self._due = clock.monotonic() + self._every
+        return True
 
     async def _look(self) -> None:
         """Look whether the store is fit, and go by that."""

@@ -72,12 +72,11 @@ def test_the_example_file_is_accepted(tmp_path):
     assert len(settings.issuers) == 1
 
 
-def test_the_example_of_tenants_is_accepted(tmp_path):
+def test_the_example_of_tenants_is_accepted():
     """Copied from the page."""
-    path = tmp_path / "tenants.yaml"
-    path.write_text(re.search(r"### Tenants in a file\n.*?```yaml\n(.*?)```", README, re.DOTALL)[1])
+    text = re.search(r"### Tenants in a file\n.*?```yaml\n(.*?)```", README, re.DOTALL)[1]
 
-    tenants = read_tenants(path, {})
+    tenants = read_tenants(text.encode(), "tenants.yaml", {}, ["standard"])
 
     assert [len(tenants.plans), len(tenants.organizations), len(tenants.teams)] == [1, 1, 3]
 
@@ -176,6 +175,8 @@ def test_every_metric_on_the_page_exists_and_every_labelled_one_is_on_it():
     read_when_scraped = {"sluiceway_store_round_trips", "sluiceway_open_reservations", "sluiceway_open_calls"}
     read_when_scraped |= {
         "sluiceway_waiting_calls",
+        "sluiceway_models",
+        "sluiceway_body_bytes",
         "sluiceway_store_down",
         "sluiceway_identities_proven",
         *(f"sluiceway_ledger_{name}" for name in FIGURES),

@@ -18,7 +18,7 @@ from gateway.api.admin_fields import RULES
 from gateway.api.admin_requests import MAX_BODY
 from gateway.errors import error_headers
 from gateway.store.door import StoreDown
-from policies.apis import meant
+from policies.apis import PATHS, meant
 from policies.rejections import Rejection
 
 log = structlog.get_logger("sluiceway.admin")
@@ -27,6 +27,13 @@ AnyRequest = Request[Any, Any, State]
 
 LONGEST_PATH = 200
 """Characters of a path that an answer repeats."""
+
+_OPERATED = frozenset({"/livez", "/readyz", "/metrics", "/health", "/healthz"})
+"""Paths that machinery asks; the operations address has most of them, and says of the others what it has."""
+
+_OPERATIONS = "The operations address (`operations.port`) has /livez, /readyz and /metrics."
+_CALLS = "Calls go to the callers' address (`listen.port`)."
+_LISTED = "GET /schema lists what there is."
 
 
 class ErrorBody(Struct, frozen=True):
@@ -126,7 +133,7 @@ def answer_http(request: AnyRequest, error: HTTPException) -> Response[ErrorAnsw
         message = f"{request.method} {request.url.path[:LONGEST_PATH]} is nothing this gateway does."
         if allowed:
             message += f" It takes {allowed}."
-        if status == 404 and (hint := meant(request.url.path)):
+        if status == 404 and (hint := _hint(request)):
             message += f" {hint}"
     else:
         message = too_large(_most(request)) if status == 413 else error.detail
@@ -162,6 +169,17 @@ def answer_unexpected(request: AnyRequest, error: Exception) -> Response[ErrorAn
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
     message = "The gateway made a mistake; its log says more."
     return _answer(500, ErrorBody(message, "server_error", None, "internal_error"), None)
+
+
+def _hint(request: AnyRequest) -> str | None:
+    """Say what was probably meant by a path that is none here, or where it is told what there is."""
+    path = request.url.path
+    if path.startswith("/admin/"):
+        return None
+    probably = meant(path)
+    if any(route.path == "/livez" for route in request.app.routes):  # this is the operations address
+        return _CALLS if path.startswith("/v1/") or path in PATHS or probably else _OPERATIONS
+    return _OPERATIONS if path.rstrip("/") in _OPERATED else probably or _LISTED
 
 
 def _most(request: AnyRequest) -> int:

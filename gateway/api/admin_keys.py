@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from gateway import clock
 from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes
 from gateway.api.admin_authors import author_of
-from gateway.api.admin_doubts import doubts
+from gateway.api.admin_doubts import Warnings, doubts
 from gateway.api.admin_fields import KEY_ID, NAME
 from gateway.api.admin_key_terms import KeyChange, NewKey, changed, check_key, made, narrows
 from gateway.api.admin_paging import DEFAULT_PAGE, Limit
@@ -36,14 +36,6 @@ from policies.domain import Scope
 AnyOrganization = Annotated[str | None, QueryParameter(pattern=NAME, description="Only this organization's keys.")]
 Cursor = Annotated[str | None, QueryParameter(pattern=KEY_ID, description="The `next` of the page before.")]
 KeyID = Annotated[str, PathParameter(description="The key's id: the 12 characters after `sw_`.")]
-
-Warnings = Annotated[
-    tuple[str, ...],
-    Meta(
-        description="What is probably a mistake: a model or a backend that this gateway does not know (yet), a new "
-        "tenant whose name is nearly another's, terms that leave nothing to call. It was kept as it was said."
-    ),
-]
 
 OVERLAP = 3600
 """Seconds for which the secret before is still taken where nobody says: time to hand the new one out."""

@@ -5,7 +5,7 @@ changed. An organization with keys or teams is not removed from under them.
 """
 
 from functools import cache, partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
 from litestar import Response, delete, get, put
@@ -17,13 +17,14 @@ from msgspec import Meta, Struct
 
 from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes, wrong
 from gateway.api.admin_authors import author_of
+from gateway.api.admin_doubts import Warnings, doubts
 from gateway.api.admin_fields import NAME, RULES
 from gateway.api.admin_paging import DEFAULT_PAGE, Limit, NameCursor, merged
 from gateway.api.admin_parts import Parts
 from gateway.api.admin_terms import TermsAnswer, TermsBody, check_terms, demand_active, plan_in_force, terms_of
 from gateway.api.admin_versions import ETAG, IfMatch, IfNoneMatch, Versions, answer
 from gateway.identity.records import KeyRecord, OrganizationRecord, TeamRecord
-from gateway.identity.registry import Registry, Stored
+from gateway.identity.registry import Named, Registry, Stored
 
 OrganizationName = Annotated[str, PathParameter(pattern=NAME, description="The organization's name.")]
 
@@ -47,6 +48,12 @@ class OrganizationAnswer(TermsAnswer, frozen=True, kw_only=True):
     version: int | None
     source: Literal["store", "file"]
     plan_in_force: str | None
+
+
+class PutOrganizationAnswer(OrganizationAnswer, frozen=True, kw_only=True):
+    """An organization that was written."""
+
+    warnings: Warnings
 
 
 class OrganizationPage(Struct, frozen=True):
@@ -102,7 +109,7 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         response_headers=ETAG,
         responses={
             **noes("A field is wrong.", **BODY, **CHANGING),
-            201: ResponseSpec(OrganizationAnswer, description="It is new.", generate_examples=False),
+            201: ResponseSpec(PutOrganizationAnswer, description="It is new.", generate_examples=False),
         },
     )
     async def put_organization(
@@ -111,18 +118,27 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         data: JSONBody[OrganizationBody],
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
-    ) -> Response[OrganizationAnswer]:
+    ) -> Response[PutOrganizationAnswer]:
         record = OrganizationRecord(name=organization, time_zone=data.time_zone, **terms_of(data))
         if record.time_zone is not None and record.time_zone not in _zones():
             raise wrong("time_zone", RULES["time_zone"])
+        warnings: tuple[str, ...] = ()
+
+        async def needs(record: OrganizationRecord, before: OrganizationRecord | None) -> tuple[Named, ...]:
+            nonlocal warnings
+            plan = await check_terms(parts, record, before)
+            warnings = await doubts(parts, record, before)
+            return plan
+
         stored, new = await Versions(parts.registry).put(
             record,
             author_of(request),
             if_match=if_match,
             if_none_match=if_none_match,
-            needs=partial(check_terms, parts),
+            needs=needs,
         )
-        return answer(_told(parts, organization, stored), stored.version, 201 if new else 200)
+        told = PutOrganizationAnswer(warnings=warnings, **_fields(parts, organization, stored))
+        return answer(told, stored.version, 201 if new else 200)
 
     return put_organization
 
@@ -183,14 +199,18 @@ def _zones() -> frozenset[str]:
 
 
 def _told(parts: Parts, name: str, there: Stored[OrganizationRecord] | None) -> OrganizationAnswer:
+    return OrganizationAnswer(**_fields(parts, name, there))
+
+
+def _fields(parts: Parts, name: str, there: Stored[OrganizationRecord] | None) -> dict[str, Any]:
     of_file = parts.organizations.get(name)
     record = OrganizationRecord(name=name) if there is None else there.record
-    return OrganizationAnswer(
-        name=name,
-        time_zone=record.time_zone,
-        time_zone_in_force=record.time_zone or ("UTC" if of_file is None else of_file.time_zone),
-        version=None if there is None else there.version,
-        source="file" if there is None else "store",
-        plan_in_force=plan_in_force(record, None if of_file is None else of_file.plan),
+    return {
+        "name": name,
+        "time_zone": record.time_zone,
+        "time_zone_in_force": record.time_zone or ("UTC" if of_file is None else of_file.time_zone),
+        "version": None if there is None else there.version,
+        "source": "file" if there is None else "store",
+        "plan_in_force": plan_in_force(record, None if of_file is None else of_file.plan),
         **terms_of(record),
-    )
+    }

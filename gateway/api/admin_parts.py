@@ -23,7 +23,8 @@ class ModelOut(Struct, frozen=True):
     """A model that calls are kept away from, as calls have found it.
 
     `why`: `off: ...` (its upstream refuses: 401, 403, 404, 410), `asked to be left alone`, or `ejected: ...`.
-    `seconds`: for how long more; null: until a call or a probe finds it well, or after a 410 a restart.
+    `seconds`: for how long more, until a call tries an ejected one again; null: until a call or a probe finds it well,
+    or after a 410 a restart.
     """
 
     model: str

@@ -4,7 +4,7 @@ Law: as for organizations: one list for the store's and the file's, and no team 
 """
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Response, delete, get, put
 from litestar.exceptions import NotFoundException
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from gateway.api.admin_answers import BODY, CHANGING, AnyRequest, conflict, noes
 from gateway.api.admin_authors import author_of
+from gateway.api.admin_doubts import Warnings, doubts
 from gateway.api.admin_fields import NAME
 from gateway.api.admin_organizations import OrganizationName, missing
 from gateway.api.admin_paging import DEFAULT_PAGE, Limit, NameCursor, merged
@@ -41,6 +42,12 @@ class TeamAnswer(TermsAnswer, frozen=True, kw_only=True):
     version: int | None
     source: Literal["store", "file"]
     plan_in_force: str | None
+
+
+class PutTeamAnswer(TeamAnswer, frozen=True, kw_only=True):
+    """A team that was written."""
+
+    warnings: Warnings
 
 
 class TeamPage(Struct, frozen=True):
@@ -103,7 +110,7 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         response_headers=ETAG,
         responses={
             **noes("A field is wrong.", **BODY, **CHANGING),
-            201: ResponseSpec(TeamAnswer, description="It is new.", generate_examples=False),
+            201: ResponseSpec(PutTeamAnswer, description="It is new.", generate_examples=False),
         },
     )
     async def put_team(
@@ -114,9 +121,13 @@ def _put(parts: Parts) -> HTTPRouteHandler:
         data: JSONBody[TeamBody],
         if_match: IfMatch = None,
         if_none_match: IfNoneMatch = None,
-    ) -> Response[TeamAnswer]:
+    ) -> Response[PutTeamAnswer]:
+        warnings: tuple[str, ...] = ()
+
         async def needs(record: TeamRecord, before: TeamRecord | None) -> tuple[Named, ...]:
+            nonlocal warnings
             plan = await check_terms(parts, record, before)
+            warnings = await doubts(parts, record, before)
             return (*await bring(parts.registry, author_of(request), record), *plan)
 
         stored, new = await Versions(parts.registry).put(
@@ -126,7 +137,8 @@ def _put(parts: Parts) -> HTTPRouteHandler:
             if_none_match=if_none_match,
             needs=needs,
         )
-        return answer(_told(parts, organization, team, stored), stored.version, 201 if new else 200)
+        told = PutTeamAnswer(warnings=warnings, **_fields(parts, organization, team, stored))
+        return answer(told, stored.version, 201 if new else 200)
 
     return put_team
 
@@ -196,12 +208,16 @@ async def _known(parts: Parts, organization: str) -> bool:
 
 
 def _told(parts: Parts, organization: str, name: str, there: Stored[TeamRecord] | None) -> TeamAnswer:
+    return TeamAnswer(**_fields(parts, organization, name, there))
+
+
+def _fields(parts: Parts, organization: str, name: str, there: Stored[TeamRecord] | None) -> dict[str, Any]:
     record = TeamRecord(organization=organization, name=name) if there is None else there.record
-    return TeamAnswer(
-        organization=organization,
-        name=name,
-        version=None if there is None else there.version,
-        source="file" if there is None else "store",
-        plan_in_force=plan_in_force(record, _of_file(parts, organization).get(name)),
+    return {
+        "organization": organization,
+        "name": name,
+        "version": None if there is None else there.version,
+        "source": "file" if there is None else "store",
+        "plan_in_force": plan_in_force(record, _of_file(parts, organization).get(name)),
         **terms_of(record),
-    )
+    }

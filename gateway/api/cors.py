@@ -15,7 +15,7 @@ from typing import Any
 from gateway.config.values import ANY_ORIGIN
 from gateway.errors import Headers, new_request_id, refusal
 from gateway.reply import Send
-from policies.apis import PATHS, spoken
+from policies.apis import PATHS, meant, spoken
 from policies.rejections import Reason, Rejection
 
 App = Callable[[Any, Any, Send], Awaitable[None]]
@@ -57,6 +57,8 @@ TAKEN = re.compile(
 KEPT = b"7200"
 """Seconds for which a browser need not ask again; Chromium's bound. An answer is kept from a page of which the file no
 longer knows all the same."""
+
+_SLASHES = re.compile("//+")
 
 _METHOD = b"access-control-request-method"
 """The header that makes a call a preflight."""
@@ -135,8 +137,14 @@ class Cors:
 
 
 def _callers(path: str) -> bool:
-    """Say whether a path is the callers'; one that is nothing is, so that a page can read that it is not."""
-    return path.startswith("/v1/") or path in PATHS
+    """Say whether a path is the callers'; one that is nothing is, so that a page can read that it is not.
+
+    Slashes too many are no difference: they are none to whoever answers there. One that `meant` knows is told more.
+    """
+    if path.startswith("/v1/") or path in PATHS:
+        return True
+    plain = _SLASHES.sub("/", path).rstrip("/")
+    return plain == "/v1" or plain.startswith("/v1/") or plain in PATHS or meant(plain) is not None
 
 
 def _origin(headers: Headers) -> bytes | None:

@@ -33,6 +33,6 @@ def operations_routes(
     @get("/metrics", sync_to_thread=False)
     def scrape() -> Response[bytes]:
         """Return the metrics in Prometheus' text format."""
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")  # Litestar adds the charset
 
     return [livez, readyz, scrape]

@@ -32,11 +32,17 @@ ANY_VERSION = {"if-match": "*"}
 Document = dict[str, Any]
 """A record as the API tells it."""
 
+OURS = "x-sluiceway-config"
+"""A header of every answer of a gateway's admin API, and of nobody else's."""
+
 NOT_HERE = "is nothing this gateway does"
 """What a gateway says of a path that it does not have at this address."""
 
 _OPTION_NAMES = {"organization": "org"}
 """What options call fields that they have another name for."""
+
+_WISH = "routing."
+"""What stands before the fields that have options of their own, though they are one field's."""
 
 _NULL = re.compile(r"(?<=must be )null(?: for all)?,? or ")
 """What a rule says of JSON's null, which an option that is left out stands for."""
@@ -63,12 +69,16 @@ class _ErrorAnswer(msgspec.Struct):
 
 
 class AdminApi:
-    """A gateway's admin API. Every call raises `click.ClickException` with one line for the user."""
+    """A gateway's admin API, opened by `key`, which is from `source`, in words.
 
-    def __init__(self, client: httpx.Client, url: str, key: str) -> None:
+    Every call raises `click.ClickException` with one line for the user.
+    """
+
+    def __init__(self, client: httpx.Client, url: str, key: str, source: str) -> None:
         self._client = client
         self._url = url.rstrip("/")
         self._key = key
+        self._source = source
 
     def ask(
         self,
@@ -142,9 +152,7 @@ class AdminApi:
                 method, f"{self._url}/admin/v1{path}", params=given, json=body, headers=sent, timeout=within
             )
         except httpx.ConnectError as error:
-            raise click.ClickException(
-                f"nothing answers at {self._url} ({error}). Is `sluiceway serve` running there? Else give --url."
-            ) from error
+            raise self._unconnected(str(error)) from error
         except httpx.TimeoutException as error:
             raise click.ClickException(f"{self._url} did not answer within {within:.0f} s. Try again.") from error
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
@@ -152,17 +160,37 @@ class AdminApi:
                 f"{self._url!r} is no address ({error}). Give --url as {DEFAULT_URL}."
             ) from error
         except httpx.HTTPError as error:
-            raise click.ClickException(f"the call to {self._url} broke off ({error}). Try again.") from error
+            again = f"Try again{self._with_tls(error)}."
+            raise click.ClickException(f"the call to {self._url} broke off ({error}). {again}") from error
         if response.is_success:
             return response.content
         raise self._refusal(response)
 
+    def _unconnected(self, why: str) -> click.ClickException:
+        """Return what to say where no connection came about: the certificate is not trusted, or nobody is there."""
+        if "CERTIFICATE_VERIFY_FAILED" in why:
+            return click.ClickException(
+                f"the certificate at {self._url} is not trusted ({why}). Set SSL_CERT_FILE to its authority's file, "
+                f"and give --url by a name that the certificate has."
+            )
+        return click.ClickException(
+            f"nothing answers at {self._url} ({why}). Is `sluiceway serve` running there? Else give --url."
+        )
+
+    def _with_tls(self, error: httpx.HTTPError) -> str:
+        """Return what to say where the server may be one that hangs up on whoever speaks no TLS."""
+        scheme, _, rest = self._url.partition("://")
+        plain = scheme.lower() == "http" and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+        return f", or with --url https://{rest} if it speaks TLS" if plain else ""
+
     def _refusal(self, response: httpx.Response) -> click.ClickException:
         try:
             error = msgspec.json.decode(response.content, type=_ErrorAnswer).error
-            message = _in_options(error)
         except msgspec.DecodeError:
             return self._stranger(f"{response.status_code} without an error of ours")
+        if OURS not in response.headers:
+            return self._stranger(f"{response.status_code} ({error.message.rstrip('.')}) without our {OURS}")
+        message = _in_options(error)
         if response.status_code == 404 and NOT_HERE in message:
             return click.ClickException(
                 f"the admin API is not at {self._url}: {message.rstrip('.')}. It is where calls go, "
@@ -171,8 +199,8 @@ class AdminApi:
             )
         if response.status_code == 401:
             message = (
-                f"{self._url} refused the admin key: {message.rstrip('.')}. Set SLUICEWAY_ADMIN_KEY to the right one, "
-                f"or give --admin-key-file."
+                f"{self._url} refused the admin key of {self._source}: {message.rstrip('.')}. Set SLUICEWAY_ADMIN_KEY "
+                f"to the right one, or give --admin-key-file."
             )
         elif response.status_code == 412:
             message = f"somebody else changed it meanwhile ({message.rstrip('.')}). Look at it and run this again."
@@ -186,7 +214,7 @@ def _in_options(error: _ErrorBody) -> str:
     """Return what an error says, of the option that the command that runs has for the field at fault."""
     field = f"{error.param}: "
     params = click.get_current_context().command.params
-    names = {_OPTION_NAMES.get(str(error.param), error.param)}
+    names = {_OPTION_NAMES.get(str(error.param), str(error.param).removeprefix(_WISH))}
     option = next((one.opts[-1] for one in params if one.name in names and one.opts[-1].startswith("--")), None)
     if option is None or not error.message.startswith(field):
         return error.message
@@ -216,7 +244,12 @@ def connection_options(command: Command) -> Command:
             f"Default: SLUICEWAY_ADMIN_KEY, else {DEFAULT_KEY_FILE}.",
         ),
         click.option(
-            "--url", envvar="SLUICEWAY_URL", default=DEFAULT_URL, show_default=True, help="The gateway's address."
+            "--url",
+            envvar="SLUICEWAY_URL",
+            show_envvar=True,
+            default=DEFAULT_URL,
+            show_default=True,
+            help="The gateway's address.",
         ),
     ):
         command = option(command)
@@ -237,18 +270,19 @@ def connect(url: str, admin_key_file: Path | None) -> AdminApi:
 
     The key is from the file named, else from the environment, else from the usual place.
     """
-    key = _admin_key(admin_key_file)
+    source, key = _admin_key(admin_key_file)
     # A proxy that the environment names sees nothing of a key that goes in the clear; one of https only passes it on.
     client = httpx.Client(trust_env=url.lower().startswith("https:"), verify=trusting(None))
-    return AdminApi(click.get_current_context().with_resource(client), url, key)
+    return AdminApi(click.get_current_context().with_resource(client), url, key, source)
 
 
-def _admin_key(named: Path | None) -> str:
+def _admin_key(named: Path | None) -> tuple[str, str]:
+    """Return where the key comes from, in words, and the key."""
     source, text = _key_text(named)
     key = text.strip()
     if not re.fullmatch(r"[!-~]+", key):
         raise click.ClickException(f"{source} holds no admin key: one line of printable ASCII is expected.")
-    return key
+    return source, key
 
 
 def _key_text(named: Path | None) -> tuple[str, str]:

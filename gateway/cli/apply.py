@@ -7,7 +7,7 @@ gateway says must not be, such as of a team with live keys, ends nothing: the re
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from gateway.cli.admin_api import AdminApi, Document, RefusedError, admin_option
 from gateway.cli.diffing import ORGANIZATION, TEAM, Kept, Outlook, Step, Target, outlook
 from gateway.cli.editing import line
 from gateway.cli.foretelling import refused_deletions
-from gateway.cli.naming import names_places, unknown_backends, unknown_models, unknown_plans
+from gateway.cli.naming import names_places, unknown_backends, unknown_models
 from gateway.cli.teams import team_path, teams
 from gateway.config.mistakes import ConfigError
 from gateway.config.tenants import read_tenants
+
+STDIN = Path("-")
 
 _SIGNS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 
@@ -51,7 +53,9 @@ class Run(msgspec.Struct):
 
 
 @click.command("apply")
-@click.option("-f", "--file", "path", required=True, type=click.Path(path_type=Path), help="The tenants file.")
+@click.option(
+    "-f", "--file", "path", required=True, type=click.Path(path_type=Path), help="The tenants file; - for stdin."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("--prune", is_flag=True, help="Delete from the store what the file does not have.")
 @admin_options
@@ -67,10 +71,15 @@ def command(*, path: Path, dry_run: bool, prune: bool, url: str, admin_key_file:
     Nobody's change is overwritten: what somebody else changes meanwhile stops the run. Run twice, the second changes
     nothing.
     """  # noqa: D301 - click's mark for lines to leave as they are
-    wanted = _wanted(path)
-    api = connect(url, admin_key_file)
-    plans = list(api.each(path_to("plans"), "plans"))
-    _check(api, path, wanted, (str(plan.get("name")) for plan in plans))
+    content, name = _content(path)
+    try:
+        api = connect(url, admin_key_file)
+        plans = list(api.each(path_to("plans"), "plans"))
+    except click.ClickException:
+        _wanted(content, name, None)  # what is wrong with the file is told all the same
+        raise
+    wanted = _wanted(content, name, [str(plan.get("name")) for plan in plans])
+    _warn(api, wanted)
     stored = dict(_stored(api, plans))
     ahead = outlook(wanted, stored, prune=prune)
     if not as_json:
@@ -87,15 +96,27 @@ def command(*, path: Path, dry_run: bool, prune: bool, url: str, admin_key_file:
         raise click.ClickException(_would_refuse(ahead, run) if dry_run else _refused(ahead, run))
 
 
-def _wanted(path: Path) -> dict[Target, Document]:
+def _content(path: Path) -> tuple[bytes, str]:
+    """Return what the file holds, and its name in messages."""
+    if path == STDIN:
+        return sys.stdin.buffer.read(), "standard input"
     try:
-        tenants = read_tenants(path, os.environ)
+        return path.read_bytes(), str(path)
     except OSError as error:
         raise click.ClickException(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _wanted(content: bytes, name: str, plans: Collection[str] | None) -> dict[Target, Document]:
+    """Return what the file wants; tell every mistake in it, and end there, where it has one.
+
+    `plans`: as of `read_tenants`.
+    """
+    try:
+        tenants = read_tenants(content, name, os.environ, plans)
     except ConfigError as error:
         for mistake in error.mistakes:
             click.echo(str(mistake), err=True)
-        click.echo(f"{tables.count(len(error.mistakes), 'mistake')} in {path}; nothing was changed", err=True)
+        click.echo(f"{tables.count(len(error.mistakes), 'mistake')} in {name}; nothing was changed", err=True)
         sys.exit(1)
     return {
         **{Target("plan", (name,)): body for name, body in tenants.plans.items()},
@@ -104,11 +125,8 @@ def _wanted(path: Path) -> dict[Target, Document]:
     }
 
 
-def _check(api: AdminApi, path: Path, wanted: dict[Target, Document], plans: Iterable[str]) -> None:
-    """Refuse a file with plans that are nowhere; warn of backends and models that are not there."""
-    mistake = unknown_plans(wanted, plans)
-    if mistake is not None:
-        raise click.ClickException(f"{path} names {mistake}. Nothing was changed.")
+def _warn(api: AdminApi, wanted: dict[Target, Document]) -> None:
+    """Warn of backends and models that are not there."""
     if any(names_places(body) for target, body in wanted.items() if target.kind != "plan"):
         there = api.ask("GET", path_to("backends"), _There)
         unknown = unknown_backends(wanted, (str(one.get("name")) for one in there.backends))

@@ -10,17 +10,14 @@ from pathlib import Path
 
 import click
 
+from gateway.cli.config_file import config_file
 from gateway.config import ConfigError, Settings, load
 
 
 @click.command("check")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path), help="The configuration file, in place of FILE.")
-def command(file: Path | None, config: Path | None) -> None:
+@config_file("The configuration file, in place of FILE.")
+def command(*, config: Path | None) -> None:
     """Tell everything that is wrong with a configuration file."""
-    if file is not None and config is not None:
-        raise click.UsageError("FILE and --config name one file in two ways: give one of them.")
-    config = config or file
     if config is None:
         raise click.UsageError("name the file: `sluiceway check FILE`, or with --config FILE.")
     try:

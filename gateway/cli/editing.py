@@ -56,7 +56,7 @@ def patch(api: AdminApi, path: str, given: Document) -> Edit:
 
 
 def tell(name: str, edit: Edit, *, as_json: bool) -> None:
-    """Print what was done to a record, or the record as JSON."""
+    """Print what was done to a record and what may be wrong with it, or the record as JSON."""
     if as_json:
         tables.as_json(edit.document)
     elif edit.did is None:
@@ -65,6 +65,13 @@ def tell(name: str, edit: Edit, *, as_json: bool) -> None:
         click.echo(f"{edit.did} {name}")
         for change in edit.changes:
             click.echo(f"  {line(change)}")
+        warn(edit.document)
+
+
+def warn(kept: Document) -> None:
+    """Print, on standard error, what the gateway takes for a mistake in what it has kept."""
+    for warning in kept.get("warnings") or ():
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def line(change: Change) -> str:

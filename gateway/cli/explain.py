@@ -172,14 +172,19 @@ def _terms(terms: _Terms) -> str:
     said = {
         "policy": f"policy {terms.policy}",
         "priority": f"priority {terms.priority}",
-        "value_of_time": f"a second is worth {terms.value_of_time:g} USD",
+        "value_of_time": f"a second is worth {_usd(terms.value_of_time)}",
         "ttft_target": "" if terms.ttft_target is None else f"first token within {terms.ttft_target:g} s",
         "tpot_target": "" if terms.tpot_target is None else f"{terms.tpot_target:g} s an output token",
-        "max_price": "" if terms.max_price is None else f"at most {terms.max_price:g} USD",
+        "max_price": "" if terms.max_price is None else f"at most {_usd(terms.max_price)}",
         "max_attempts": f"at most {terms.max_attempts} attempts" if terms.max_attempts > 1 else "1 attempt",
         "max_wait": f"waits up to {terms.max_wait:g} s",
     }
     return ", ".join(f"{words} ({_origin(terms.origins[name])})" for name, words in said.items() if words)
+
+
+def _usd(dollars: float) -> str:
+    """Return an amount to the nano-dollar, as finely as it can be written, without an exponent."""
+    return f"{dollars:.9f}".rstrip("0").rstrip(".") + " USD"
 
 
 def _origin(one: _Origin) -> str:

@@ -10,7 +10,7 @@ import click
 from gateway import clock
 from gateway.cli import tables
 from gateway.cli.admin_api import Document, admin_options, connect, path_to
-from gateway.cli.editing import patch, tell
+from gateway.cli.editing import patch, tell, warn
 from gateway.cli.groups import Group
 from gateway.cli.terms import duration, merged, terms
 from gateway.identity.keys import ID_LENGTH
@@ -83,8 +83,6 @@ def set_(*, key_id: str, given: Document, url: str, admin_key_file: Path | None,
     """Change what is given of a key; the key itself stays as it is."""
     edit = patch(connect(url, admin_key_file), path_to("keys", key_id), given)
     tell(key_id, edit, as_json=as_json)
-    if not as_json:
-        _warn(edit.document)
 
 
 @command.command("rotate")
@@ -122,18 +120,12 @@ def _hand_over(made: Document, *, as_json: bool) -> None:
         tables.as_json(made)
     else:
         click.echo(made.get("key"))
-        _warn(made)
+        warn(made)
     note = f"Keep this key now, it is not shown again. To take it back: sluiceway keys revoke {made.get('id')}"
     until = made.get("former_until")
     if until is not None:
         note += f" (the one before is taken until {tables.moment(until)} UTC)"
     click.echo(note, err=True)
-
-
-def _warn(kept: Document) -> None:
-    """Print what the gateway takes for a mistake in what it has kept."""
-    for warning in kept.get("warnings") or ():
-        click.echo(f"Warning: {warning}", err=True)
 
 
 def _row(key: Document) -> tuple[str, ...]:

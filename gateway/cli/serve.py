@@ -13,6 +13,7 @@ import click
 import uvloop
 
 from gateway import clock, logs, server
+from gateway.cli.config_file import config_file
 from gateway.config.loading import builtin, load
 from gateway.config.mistakes import ConfigError
 from gateway.config.settings import Settings, Shutdown
@@ -20,6 +21,7 @@ from gateway.store.door import StoreDown
 from gateway.store.embedded import DataDirLocked
 from gateway.store.preconditions import UnfitStore
 from gateway.tls import CertificateError
+from gateway.upstream.scanning import local_engines
 from gateway.workers.crew import CannotStart
 from gateway.workers.supervisor import Supervisor, supervise
 
@@ -32,18 +34,20 @@ Do one of these:
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path), help="The configuration file; without one: see README.")
+@config_file("The configuration file, in place of FILE; without one: see README.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the embedded store lives.  [default: data]")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes at one address, a core each."
 )
-def command(config: Path | None, data_dir: Path | None, workers: int) -> None:
+def command(*, config: Path | None, data_dir: Path | None, workers: int) -> None:
     """Run the gateway until SIGTERM or SIGINT; the second one cuts calls that are still open."""
     if config is not None and data_dir is not None:
         raise click.UsageError("--data-dir goes without --config; in a file it is `store: {data_dir: DIR}`.")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to renew
     logs.configure()
     settings = _settings(config, data_dir or Path("data"))
+    if config is None and not settings.backends and not uvloop.run(local_engines()):
+        _fail(NOTHING)  # before there is a store, or a key to keep
     try:
         if workers == 1:
             uvloop.run(_serve(settings, config))

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from io import StringIO
 from typing import Any
 
@@ -98,6 +99,8 @@ def scalar(value: object) -> str:
         return value
     if isinstance(value, list):
         return f"[{', '.join(map(scalar, value))}]"
+    if isinstance(value, float):
+        return f"{Decimal(repr(value)):f}"  # YAML takes 1e-07 for text
     return msgspec.json.encode(value).decode()
 
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from gateway.cli import tables
-from gateway.cli.admin_api import AdminApi, connect, connection_options, path_to
+from gateway.cli.admin_api import AdminApi, admin_options, connect, path_to
 
 READING = 120.0
 """Seconds that a report over many months may take."""
@@ -46,24 +46,30 @@ class _Report(msgspec.Struct):
 @click.option("--since", default="30d", show_default=True, help="From when: 30d, 12h or 2w ago, a date or an ISO time.")
 @click.option("--until", help="Until when, likewise.  [default: now]")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True, help="How."
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "json"]),
+    help="How; --json is the same as json.  [default: table]",
 )
-@connection_options
+@admin_options
 def command(
     *,
     org: str | None,
     by: str | None,
     since: str,
     until: str | None,
-    form: str,
+    form: str | None,
     url: str,
     admin_key_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Show calls, tokens and USD, by team, key, model, deployment, day or hour."""
+    if as_json and form not in {None, "json"}:
+        raise click.UsageError(f"--json and --format {form} contradict each other: give one of them.")
     params = {"organization": org, "by": _in_full(by), "since": since, "until": until}
     api = connect(url, admin_key_file)
     report = api.ask("GET", "/usage", _Report, params=params, timeout=READING)
-    if form == "json":
+    if as_json or form == "json":
         tables.as_json(report)
     elif form == "csv":
         _write(report)

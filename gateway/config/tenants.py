@@ -1,10 +1,11 @@
 """The file of tenants, for `sluiceway apply`: plans, organizations and teams as the admin API takes them.
 
 Law: like the gateway's own file: read by a declared schema, every mistake told at once with its line and what would be
-right. What only a gateway knows, such as which models and plans it has besides, is for the gateway to judge.
+right; a plan that is nowhere is one, where it is told which the gateway has. What else only a gateway knows, such as
+which models it has, is for the gateway to judge.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -13,10 +14,10 @@ from msgspec import UNSET, Struct, field
 from gateway.config import values
 from gateway.config.document import compose
 from gateway.config.lists import BACKENDS, MODELS, PLAIN_NAME, TENANT, Item, mapped, named, names, section
-from gateway.config.mistakes import At, ConfigError, Tell
+from gateway.config.mistakes import At, ConfigError, Tell, shown
 from gateway.config.plan_checks import check_plan
 from gateway.config.plans import PLAN, PlanRow
-from gateway.config.reading import Key, Reading, Row
+from gateway.config.reading import Key, Reading, Row, nearest
 from gateway.config.stored import document_of
 
 STATES = ("active", "suspended")
@@ -84,27 +85,32 @@ class TenantsRow(Row, frozen=True, kw_only=True):
     )
 
 
-def read_tenants(path: Path, environ: Mapping[str, str]) -> Tenants:
-    """Return what the file at `path` says, variables filled in from `environ`.
+def read_tenants(content: bytes, name: str, environ: Mapping[str, str], plans: Collection[str] | None) -> Tenants:
+    """Return what the file `name` says, which holds `content`, variables filled in from `environ`.
 
-    Raises ConfigError with every mistake in the file, and OSError when there is no file to read.
+    `plans`: the names of those that the gateway has; None: not known, so that any may be named. Raises ConfigError with
+    every mistake in the file.
     """
-    reading = Reading(str(path), path.parent, environ)
-    root = compose(path.read_bytes(), str(path), "name organizations or plans, or write `organizations: {}` for none")
+    reading = Reading(name, Path(), environ)
+    root = compose(content, name, "name organizations or plans, or write `organizations: {}` for none")
     file = reading.attempt(section(TenantsRow), root, At(1, ""))
     if file is not UNSET:
-        _check(file, reading.tell)
+        _check(file, plans, reading.tell)
         if not reading.mistakes:
             return _tenants(file)
     raise ConfigError(tuple(sorted(reading.mistakes)))
 
 
-def _check(file: TenantsRow, tell: Tell) -> None:
-    """Tell plans that mean nothing, and tenants with two."""
+def _check(file: TenantsRow, plans: Collection[str] | None, tell: Tell) -> None:
+    """Tell plans that mean nothing or are nowhere, and tenants with two."""
     rows: list[TenantRow] = []
     for organization in file.organizations.values():
         rows += (organization, *organization.teams.values())
+    known = None if plans is None or "plans" in file.wrong else sorted({*plans, *file.plans})
     for row in rows:
+        if known is not None and row.plan is not None and row.plan not in known:
+            why = f"{shown(row.plan)} is a plan that neither this file nor the gateway has"
+            tell(row.spot("plan"), why, nearest(row.plan, known))
         if {"plan", "meters"} <= row.lines.keys():
             tell(row.spot("meters"), "stands in the place of `plan`, which is there as well", "keep one of them")
     for plan in (*file.plans.values(), *(row.meters for row in rows if row.meters is not None)):

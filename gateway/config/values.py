@@ -32,9 +32,9 @@ _NODES = re.compile(
 )
 _NODE = re.compile(r"(\[(?P<v6>[^]:]*:[^]]*)\]|(?P<name>[^]:[]+))(:(?P<port>[0-9]{1,5}))?")
 _MASTER = re.compile(r"/[A-Za-z0-9._-]+(/[0-9]{1,5})?")
-_STORES = "write embedded, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH"
-_SENTINEL = "write redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB"
-_CLUSTER = "write redis+cluster://HOST:PORT,HOST:PORT"
+_SENTINEL = "redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB"
+_CLUSTER = "redis+cluster://HOST:PORT,HOST:PORT"
+_STORES = f"write embedded, redis://HOST:PORT/DB, rediss://HOST:PORT/DB, unix:///PATH, {_SENTINEL} or {_CLUSTER}"
 
 _USUAL = {"http": 80, "https": 443}
 
@@ -259,7 +259,7 @@ def store_url(reading: Reading, node: yaml.Node, _at: At) -> str:
 
 def _check_nodes(url: re.Match[str]) -> None:
     """Raise MisreadError where a URL of Sentinels or of a Cluster is none."""
-    remedy = _SENTINEL if url["kind"] == "sentinel" else _CLUSTER
+    remedy = f"write {_SENTINEL if url['kind'] == 'sentinel' else _CLUSTER}"
     for node in url["nodes"].split(","):
         found = _NODE.fullmatch(node)
         if not found or not _is_host(found["v6"] or found["name"]) or not 0 < int(found["port"] or 1) < 1 << 16:

@@ -33,6 +33,9 @@ DEMO = Plan(
     ),
 )
 
+STORE_DEADLINE = 2.0
+"""Seconds that the store may take. All that the tour runs shares one machine, and that it is busy is no outage."""
+
 TINY = Plan(name="tiny", meters=(Meter(MeterKind.REQUESTS_PER_MINUTE, limit=60, burst=3),))
 
 
@@ -48,7 +51,7 @@ def demo_settings(fleet: Fleet, port: int, data_dir: Path, *, failover: bool) ->
         listen=Listen("127.0.0.1", port),
         operations=Listen("127.0.0.1", 0),
         admin_key=None,
-        store=StoreSettings("embedded", data_dir),
+        store=StoreSettings("embedded", data_dir, deadline=STORE_DEADLINE),
         limits=Limits(),
         backends=tuple(Backend(each.backend, each.kind, fleet[each.backend].url + "/v1") for each in deployments),
         models=(Model(MODEL, (), deployments, (), routing, Deadlines()),),

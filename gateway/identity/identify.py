@@ -51,8 +51,13 @@ Found = Mapping[Wanted, Entry]
 Headers = list[tuple[bytes, bytes]]
 """As ASGI gives them: names in lower case."""
 
-NO_KEY = Rejection(
-    Reason.NO_KEY, "This request carries no API key. Send one as `Authorization: Bearer sw_...` or as `x-api-key`."
+_WAY = "`Authorization: Bearer sw_...` or as `x-api-key`"
+NO_KEY = Rejection(Reason.NO_KEY, f"This request carries no API key. Send one as {_WAY}.")
+NO_BEARER = Rejection(Reason.NO_KEY, f"The authorization header does not begin with `Bearer `. Send the key as {_WAY}.")
+ADMIN_KEY = Rejection(
+    Reason.BAD_KEY,
+    "This looks like an admin key, which calls no model and opens only its own gateway's admin API. "
+    "For calls, make an API key with `sluiceway keys create`.",
 )
 MALFORMED = Rejection(
     Reason.BAD_KEY, f"This is not a Sluiceway API key. One looks like this: {keys.SHAPE}. Was it cut or mistyped?"
@@ -150,8 +155,8 @@ class Identities:
         `address`: the caller's IP address.
         """
         credential = _credential(headers)
-        if credential is None:
-            return NO_KEY
+        if isinstance(credential, Rejection):
+            return credential
         if credential.startswith(b"sw_"):
             known = self._keys.get(_id(credential))
             return self._recall_stranger(credential) if known is None else self._answer(known, credential, address)
@@ -160,9 +165,11 @@ class Identities:
     async def identify(self, headers: Headers, address: str) -> Principal | Rejection:
         """Decide, reading what memory does not tell; callers who need the same records share a read."""
         outcome = self.cached(headers, address)
+        if outcome is not None:
+            return outcome
         credential = _credential(headers)
-        if outcome is not None or credential is None:
-            return outcome or NO_KEY
+        if isinstance(credential, Rejection):
+            return credential
         if credential.startswith(b"sw_"):
             return await self._ask(_id(credential), self._load_key, credential, address)
         verified = await self._issuers.verify(credential) if self._issuers is not None else MALFORMED
@@ -173,7 +180,7 @@ class Identities:
     def _recall_stranger(self, credential: bytes) -> Rejection | None:
         name = keys.parse(credential.decode("latin-1"))
         if name is None:
-            return MALFORMED
+            return ADMIN_KEY if credential.startswith(b"sw_admin_") else MALFORMED
         entry = self._mirror.peek(KeyRecord, name)
         return UNKNOWN if entry is not None and entry.record is None else None
 
@@ -346,17 +353,18 @@ class Identities:
         return known
 
 
-def _credential(headers: Headers) -> bytes | None:
+def _credential(headers: Headers) -> bytes | Rejection:
     """Return the bearer token, else the first `x-api-key`: a client made for one API may send its own habit along."""
-    other = None
+    other, nothing = None, NO_KEY
     for name, value in headers:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
             if scheme.lower() == b"bearer" and (token := token.strip()):
                 return token
+            nothing = NO_KEY if scheme.lower() in {b"", b"bearer"} else NO_BEARER
         elif name == b"x-api-key" and other is None:
             other = value.strip() or None
-    return other
+    return nothing if other is None else other
 
 
 def _id(credential: bytes) -> bytes:

@@ -5,6 +5,8 @@ what it has added. What all gateways tell in a beat together has a bound, whatev
 waits its turn, and `fresh` drops the oldest of what waits. A mark is a guess: one that is lost costs a prefill.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from policies.affinity import KEPT
@@ -23,9 +25,10 @@ _Packed = list[tuple[str, tuple[int, ...]]]
 
 
 class Telling:
-    """What this gateway has told of."""
+    """What this gateway has told of. `name`: returns what all gateways call a deployment."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: Callable[[str], str]) -> None:
+        self._name = name
         self._told: dict[tuple[str, int], float] = {}
 
     def forget(self) -> None:
@@ -46,7 +49,7 @@ class Telling:
                 told.pop((deployment, mark), None)
                 told[deployment, mark] = now
             if new:
-                packing.append((deployment, new))
+                packing.append((self._name(deployment), new))
                 room -= len(new)
         while len(told) > TOLD:
             del told[next(iter(told))]

@@ -21,6 +21,7 @@ import structlog
 
 from gateway import clock
 from gateway.store.door import Store, StoreDown
+from gateway.upstream.hosts import loops_back, this_host
 from policies.lessons import Lessons, merged
 
 log = structlog.get_logger("sluiceway.peers")
@@ -41,7 +42,7 @@ AT_ONCE = 500
 """Keys of one round trip."""
 
 Name = tuple[str, ...]
-"""What a pool, or a deployment at its place, is called by every gateway."""
+"""What every gateway calls a pool (kind, model), or a deployment at its place (id, kind, URL, address)."""
 
 
 class Learner(Protocol):
@@ -66,7 +67,7 @@ class _Entry:
     def __init__(self, name: Name, learner: Learner) -> None:
         self.name = name
         self.learner = learner
-        self.key = PREFIX + hashlib.sha256("\0".join(name).encode()).hexdigest()[:32]
+        self.key = _key(name)
         self.seen: bytes | None = None
         self._told = (0, 0)
 
@@ -200,6 +201,14 @@ class Memory:
         keys = [entry.key for entry in entries]
         rows, *left = await self._store.send(("MGET", *keys), *(("PTTL", key) for key in keys))
         return [(row, max(0.0, KEPT - max(0, ms) / 1000)) for row, ms in zip(rows, left, strict=True)]
+
+
+def _key(name: Name) -> str:
+    """Return the key of a row; what is reached by a loopback is another one on each host, and so is the way there."""
+    match name:
+        case (_, _, url, address) if loops_back(url, address or None):
+            name = (*name, this_host())
+    return PREFIX + hashlib.sha256("\0".join(name).encode()).hexdigest()[:32]
 
 
 def _batches(entries: Sequence[_Entry]) -> Iterator[Sequence[_Entry]]:

@@ -4,7 +4,7 @@ Law: only what has changed is sent, and only what others have changed is read, i
 counted with after `LOST` of its own beats in silence and no less than `PATIENCE`, by the store's clock; one without the
 store for as long counts with nobody. What is told is a view and no book: it may be lost, and nothing is owed by a
 gateway that has died. Beats become rarer as gateways become more. One that is alone says that it lives, and nothing
-else.
+else. An engine that each host reaches by its own loopback is, of all gateways, that host's only (`names.py`).
 """
 
 import asyncio
@@ -19,8 +19,10 @@ from msgspec import msgpack
 
 from gateway import clock
 from gateway.peers.marks import Telling, unpack
+from gateway.peers.names import Names
 from gateway.peers.rows import Rows, Value, changes, own
 from gateway.store.door import NoScriptError, Store, StoreDown
+from gateway.upstream.fleet import Home
 from policies.breaker import Breaker, State
 from policies.live import Elsewhere, Fresh
 
@@ -65,12 +67,16 @@ _ALIVE, _CHANGES, _MARKS = f"{PREFIX}alive", f"{PREFIX}changes", f"{PREFIX}marks
 
 
 class Shared(Protocol):
-    """What of a fleet is shared. `fresh`: beginnings that were prefilled here and that nobody was told of yet."""
+    """What of a fleet is shared. `fresh`: beginnings that were prefilled here and that nobody was told of yet.
+
+    `homes`: its backends as they are reached, by their names.
+    """
 
     fresh: Fresh
+    homes: dict[str, Home]
 
     def loads(self) -> dict[str, tuple[int, int]]:
-        """Return this gateway's own load by deployment: calls, and prompt tokens without a first token."""
+        """Return this gateway's own load by deployment: calls, and prefill work without a first token."""
 
     def more(self) -> dict[str, int]:
         """Return what engines count of this gateway's own calls beyond one a call, by deployment."""
@@ -94,8 +100,9 @@ class Peers:
         self._fleet = fleet
         self._instance = instance
         self._beat = beat
+        self._names = Names(fleet.homes)
         self._rows = Rows()
-        self._telling = Telling()
+        self._telling = Telling(self._names.told)
         self._sent: dict[str, str] = {}
         self._since = self._heard = b""
         self._answered = clock.monotonic()
@@ -138,7 +145,8 @@ class Peers:
         values: dict[str, str] = {}
         marks = b""
         if self._rows:
-            values = own(self._fleet.loads(), self._fleet.more(), self._fleet.breakers())
+            here = own(self._fleet.loads(), self._fleet.more(), self._fleet.breakers())
+            values = {self._names.told(deployment): value for deployment, value in here.items()}
             marks = self._telling.pack(self._fleet.fresh, len(self._rows) + 1, now)
         else:
             self._fleet.fresh.clear()
@@ -206,25 +214,25 @@ class Peers:
         told = [(name.decode(), kind, packed) for name, kind, packed in zip(*[iter(news)] * 3, strict=True)]
         if whole:
             self._rows.keep(name for name, _, _ in told)
-        turned = []
+        turned: list[tuple[str, tuple[Value, Value]]] = []
         for name, kind, packed in told:
             if kind == b"gone":
                 self._rows.drop(name)
                 continue
             self._meet(name)
             changed = self._rows.take(name, packed, whole=kind == b"whole")
-            turned += [change for change in changed if change[1].turns != change[2].turns]
+            turned += [(called, (before, after)) for called, before, after in changed if before.turns != after.turns]
         if turned:
             breakers = self._fleet.breakers()
-            for deployment, before, after in turned:
+            for deployment, (before, after) in self._names.here(turned):
                 _learn(breakers.get(deployment), before, after, now)
         dropped = [self._rows.drop(name.decode()) for name in lost]
         if alive != len(self._rows) + 1:
             self._since = b""  # somebody lives who is not known here, or the other way round: all is read again
         if whole or told or any(dropped):
-            self._fleet.others(self._rows.elsewhere())
+            self._fleet.others(dict(self._names.here(self._rows.elsewhere().items())))
         for packed in reversed(unheard):
-            for deployment, marks in unpack(packed):
+            for deployment, marks in self._names.here(unpack(packed)):
                 self._fleet.heard(deployment, marks, now)
 
     def _meet(self, name: str) -> None:
@@ -236,11 +244,15 @@ class Peers:
                 del self._met[next(iter(self._met))]
 
     def _steer(self, now: float) -> None:
-        """Tell each breaker that keeps calls out whose turn it is to probe, and whether somebody does."""
+        """Tell each breaker that keeps calls out whose turn it is to probe, and whether somebody does.
+
+        Where a deployment is of one host alone, gateways of other hosts have no turn there.
+        """
         ill = {name: one for name, one in self._fleet.breakers().items() if one.state is not State.CLOSED}
         probing = self._rows.probing() if ill else set()
-        for name, breaker in ill.items():
-            breaker.turn = min(MOST_TURN, self._rows.rank(name, self._instance) * TURN * self.every)
+        for deployment, breaker in ill.items():
+            name, alone = self._names.told(deployment), self._names.alone(deployment)
+            breaker.turn = min(MOST_TURN, self._rows.rank(name, self._instance, told=alone) * TURN * self.every)
             if name in probing:
                 breaker.elsewhere(now + self.silence)
 

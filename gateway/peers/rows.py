@@ -120,13 +120,16 @@ class Rows:
         """Return the deployments that a gateway has a probe at."""
         return {name for row in self._rows.values() for name, value in row.items() if value.probing}
 
-    def rank(self, deployment: str, instance: str) -> int:
+    def rank(self, deployment: str, instance: str, *, told: bool = False) -> int:
         """Return how many of them come before `instance` where `deployment` is concerned.
 
-        By rendezvous hashing: all gateways have the same order, another one for each deployment.
+        By rendezvous hashing: all gateways have the same order, another one for each deployment. `told`: of those that
+        have told anything of it, as all do whose breaker has opened.
         """
         ours = _weight(deployment, instance)
-        return sum(_weight(deployment, other) > ours for other in self._rows)
+        return sum(
+            _weight(deployment, other) > ours for other, row in self._rows.items() if not told or deployment in row
+        )
 
 
 def _weight(deployment: str, instance: str) -> bytes:

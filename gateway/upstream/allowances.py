@@ -15,6 +15,7 @@ import structlog
 from gateway import clock
 from gateway.store.door import Command, NoScriptError, Store, StoreDown
 from gateway.upstream.fleet import Home
+from gateway.upstream.hosts import is_alone, this_host
 from policies.allowance import SECOND, Allowance, Answer
 from policies.failures import Failure
 
@@ -44,7 +45,7 @@ class Allowances:
     def __init__(self, store: Store) -> None:
         self.telling: set[str] = set()
         self._store = store
-        self._accounts: dict[tuple[bytes, str | None, str | None], bytes] = {}
+        self._accounts: dict[tuple[bytes, str | None, str | None, str | None], bytes] = {}
 
     async def take(self, live: Limited, home: Home, price: int = 0) -> float:
         """Ask for one call of `live` at `home`; return 0.0 where it is granted, else the seconds until there is room.
@@ -118,8 +119,10 @@ class Allowances:
 
     def _key(self, live: Limited, home: Home) -> str:
         backend = home.backend
-        # A replica that was found behind a name is a place of its own.
-        who = (home.urls["chat"].netloc, backend.address, backend.api_key)
+        # A replica that was found behind a name is a place of its own, and so is an engine of one host alone; hosted
+        # endpoints are one account's behind any host's proxy.
+        host = this_host() if is_alone(backend) else None
+        who = (home.urls["chat"].netloc, backend.address, backend.api_key, host)
         account = self._accounts.get(who)
         if account is None:
             account = self._accounts[who] = _account(*who)
@@ -127,6 +130,8 @@ class Allowances:
         return PREFIX + hashlib.sha256(account + model.encode()).hexdigest()[:32]
 
 
-def _account(host: bytes, address: str | None, api_key: str | None) -> bytes:
-    salt = b"sluiceway allowance\0" + host + b"\0" + (address or "").encode()
+def _account(place: bytes, address: str | None, api_key: str | None, host: str | None) -> bytes:
+    salt = b"sluiceway allowance\0" + place + b"\0" + (address or "").encode()
+    if host is not None:
+        salt += b"\0" + host.encode()
     return hashlib.pbkdf2_hmac("sha256", (api_key or "").encode(), salt, ROUNDS)

@@ -216,9 +216,7 @@ class Fleet:
     @property
     def present(self) -> list[Home]:
         """The backends that can be called, all but those that leave and those that stand for what discovery finds."""
-        return [
-            home for name, home in self.homes.items() if name not in self._leaving and home.condition.absent is None
-        ]
+        return [home for name, home in self.homes.items() if name not in self._leaving and not home.backend.discovered]
 
     async def sweep(self, now: float) -> list[str]:
         """Forget the backends that have left by `now`, and return their names.

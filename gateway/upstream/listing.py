@@ -16,6 +16,9 @@ from policies.probing import read_models
 
 OURS = "x-sluiceway-config"
 
+GATEWAY = "this is a Sluiceway gateway, not a backend"
+"""What is told of a place whose answers carry that header: a call there could come back for ever."""
+
 PATIENCE = 10.0
 """Seconds that a backend gets to list its models."""
 
@@ -54,7 +57,7 @@ async def models_of(home: Home) -> list[Listed] | str:
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
     if OURS in answer.headers:
-        return "this is a Sluiceway gateway, not a backend"
+        return GATEWAY
     if answer.status != 200:
         return f"GET /models answered {answer.status}"
     told = read_models(answer.body)

@@ -1,7 +1,8 @@
 """Free probes: whether each backend serves, how loaded its engine says it is, what it says of its models.
 
 Law: nothing that costs a token is ever asked, and no probe overlaps another of the same backend. A probe never ejects
-and never closes a breaker; one that finds a backend back lets the next call find out.
+and never closes a breaker; one that finds a backend back lets the next call find out. Where it finds a gateway, no call
+goes, not even as the last resort: it could go round for ever.
 """
 
 import asyncio
@@ -16,7 +17,20 @@ import structlog
 from gateway import clock
 from gateway.upstream.asking import Answered, ask
 from gateway.upstream.fleet import Fleet, Home
-from policies.probing import Finding, Load, Told, Trouble, down, joined, read_load, read_models, read_told, refused
+from gateway.upstream.listing import GATEWAY, OURS
+from policies.probing import (
+    Finding,
+    Load,
+    Told,
+    Trouble,
+    doubted,
+    down,
+    joined,
+    read_load,
+    read_models,
+    read_told,
+    refused,
+)
 
 log = structlog.get_logger("sluiceway.probes")
 
@@ -43,18 +57,23 @@ async def probe(home: Home, *, thorough: bool) -> Finding:
     """Ask a backend whether it serves, its load and, if `thorough`, about its models. Raises httpx.PoolTimeout."""
     dialect, listing = home.dialect, f"{home.backend.base_url}/models"
     answer = await _asked(home, listing if dialect.health is None else home.root + dialect.health)
-    trouble = answer if isinstance(answer, Trouble) else refused(answer.status, answer.body)
-    if isinstance(answer, Trouble) or trouble is not None:
+    if isinstance(answer, Trouble):
+        return Finding(answer)
+    if OURS in answer.headers:
+        return Finding(Trouble(GATEWAY, certain=True, barred=True))
+    trouble = refused(answer.status, answer.body)
+    if trouble is not None:
         return Finding(trouble)
-    load, told = Load(), None
+    load, told, models = Load(), None, answer if dialect.health is None else None
     # What it does not tell in time is unknown; llama.cpp tells no load during a prefill.
     with suppress(TimeoutError, httpx.PoolTimeout):
         async with asyncio.timeout(PATIENCE):
             if thorough:
-                told = await _told(home, answer.body if dialect.health is None else await _page(home, listing))
+                models = models or await _answer(home, listing)
+                told = await _told(home, _page_of(models))
             if dialect.scrape is not None:
                 load = read_load(await _page(home, home.root + dialect.scrape.path), dialect.scrape)
-    return Finding(None, load, told)
+    return Finding(None, load, told, None if models is None else models.status)
 
 
 async def _told(home: Home, listing: bytes) -> Told | None:
@@ -123,6 +142,7 @@ class Probes:
         condition.probed = True
         condition.failures = 0 if finding.trouble is None else condition.failures + 1
         condition.down = down(finding.trouble, condition.failures)
+        condition.absent = condition.down if finding.trouble is not None and finding.trouble.barred else None
         self._fleet.measured(home, finding.load, calls)
         if condition.down is not None:
             condition.unreached()
@@ -132,9 +152,18 @@ class Probes:
         elif before is not None:
             log.info("a backend is up again", backend=home.backend.name)
             self._fleet.back(home, clock.monotonic())
+        if finding.listing is not None:
+            self._listed(home, finding.listing)
         if finding.told is not None and finding.told != condition.told:
             condition.told = finding.told
             self._described()
+
+    @staticmethod
+    def _listed(home: Home, status: int) -> None:
+        """Take in with which HTTP status a backend's list was answered; what that says against it is logged once."""
+        before, home.condition.doubt = home.condition.doubt, doubted(status)
+        if home.condition.doubt not in {None, before}:
+            log.warning("a backend refuses its list of models", backend=home.backend.name, why=home.condition.doubt)
 
 
 async def _asked(home: Home, url: str) -> Answered | Trouble:
@@ -152,10 +181,19 @@ async def _asked(home: Home, url: str) -> Answered | Trouble:
         return Trouble(f"{type(error).__name__}: {error}", certain)
 
 
+async def _answer(home: Home, url: str) -> Answered | None:
+    """Return the answer to a question that may have none, None where it has none. Raises httpx.PoolTimeout."""
+    answer = await _asked(home, url)
+    return answer if isinstance(answer, Answered) else None
+
+
 async def _page(home: Home, url: str) -> bytes:
     """Return a page that a backend may have, empty where it has none."""
-    answer = await _asked(home, url)
-    return answer.body if isinstance(answer, Answered) and answer.status == 200 else b""
+    return _page_of(await _answer(home, url))
+
+
+def _page_of(answer: Answered | None) -> bytes:
+    return answer.body if answer is not None and answer.status == 200 else b""
 
 
 def _nameless(error: BaseException | None) -> bool:

@@ -161,8 +161,8 @@ class Scanning:
         """Look for local engines and for what every backend lists."""
         self._stale.clear()
         if self._discover:
-            for found in await asyncio.gather(*(engine_at(port) for port in USUAL_PORTS)):
-                if found is not None and found.name not in self._fleet.homes:
+            for found in await local_engines():
+                if found.name not in self._fleet.homes:
                     log.info("found a local engine", backend=found.name, base_url=found.base_url)
                     self._fleet.add(found)
             self._probes.follow()
@@ -259,6 +259,12 @@ class Scanning:
     async def _sweep(self) -> None:
         for name in await self._fleet.sweep(clock.monotonic()):
             self._forget(name)
+
+
+async def local_engines() -> list[Backend]:
+    """Return the engines of this machine that answer on their usual ports."""
+    found = await asyncio.gather(*map(engine_at, USUAL_PORTS))
+    return [engine for engine in found if engine is not None]
 
 
 async def _listing_of(backend: Backend) -> list[Listed] | str:

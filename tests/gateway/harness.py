@@ -134,8 +134,8 @@ async def running(folder, upstreams, **changes):
         await started.stop()
 
 
-async def eventually(condition, within=5.0):
-    """Wait until `condition()` holds; False if it never does."""
+async def eventually(condition, within=20.0):
+    """Wait until `condition()` holds, and return True. Raise TimeoutError where it never does."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - the condition is anybody's
             await asyncio.sleep(0.005)

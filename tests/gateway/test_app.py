@@ -13,6 +13,7 @@ from gateway.store.door import Store
 from gateway.store.preconditions import UnfitStore
 from gateway.upstream.catalog import Catalog
 from tests.gateway.harness import eventually, running, settings
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.scripted import Until, plain
 
 
@@ -101,7 +102,7 @@ async def test_a_gateway_starts_on_no_store_that_is_not_fit(tmp_path, first, mon
 
 async def test_calls_go_on_without_the_store_and_the_metrics_say_so(tmp_path, first):
     """Everything is booked on its return."""
-    store = StoreSettings("embedded", tmp_path / "data", when_down="local")
+    store = StoreSettings("embedded", tmp_path / "data", when_down="local", deadline=STORE_DEADLINE)
     async with running(tmp_path, {"a": first}, store=store) as gateway:
         assert (await gateway.ask()).status_code == 200
         (info,) = await gateway.gateway.store.send(("INFO", "server"))
@@ -128,7 +129,8 @@ async def test_an_admin_sees_what_calls_found_wrong_with_a_backend_whose_probes_
     for _ in range(3):
         live.breaker.failed(clock.monotonic(), probe=False)
 
-    assert next(view.why for view in gateway.gateway._seen()) == "scripted ejected: its last calls failed"
+    told = next(view.why for view in gateway.gateway._seen())
+    assert told.startswith("scripted ejected: its last calls failed (a call tries it again in ")
 
 
 async def test_an_admin_is_warned_of_a_model_by_the_catalog_of_now(gateway):

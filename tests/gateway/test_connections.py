@@ -4,8 +4,10 @@ import resource
 from ipaddress import ip_network
 
 import pytest
+import structlog
 
 from gateway import connections, wire
+from gateway.config.settings import Limits
 from gateway.connections import FEWEST, RESERVE, Connections, affordable
 from policies.rejections import Reason
 from tests.gateway.harness import eventually
@@ -143,6 +145,18 @@ def test_connections_leave_file_descriptors_for_their_upstreams(monkeypatch, har
 
     assert affordable(25_000, open_calls) == most
     assert asked == [(hard, hard)]
+
+
+@pytest.mark.parametrize(("wanted", "level"), [(Limits().connections, "info"), (20_000, "warning")])
+def test_only_who_has_set_a_number_is_warned_that_it_cannot_be_had(monkeypatch, wanted, level):
+    """Nobody asked for the one that holds by itself, and every worker would say so at every start."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    with structlog.testing.capture_logs() as told:
+        most = affordable(wanted, 20_000)
+
+    (entry,) = told
+    assert (entry["log_level"], entry["wanted"], entry["connections"]) == (level, wanted, most)
 
 
 def test_a_system_that_gives_no_more_file_descriptors_is_taken_as_it_is(monkeypatch):

@@ -15,9 +15,9 @@ from tests.parts.scripted import (
     Bytes,
     Close,
     Hang,
-    Pause,
     ScriptedServer,
     Status,
+    Until,
     delta,
     error,
     event,
@@ -295,10 +295,15 @@ async def test_a_caller_is_kept_alive_while_nobody_goes_on_yet(tmp_path, engines
     """As before the first content: a comment now and then, and none once somebody speaks."""
     first, second, _ = engines
     first.enqueue(broken(WORDS[:5]))
-    second.enqueue([Pause(0.3), *sse(*WORDS[5:])])
+    goes_on, text = asyncio.Event(), ""
+    second.enqueue([Until(goes_on), *sse(*WORDS[5:])])
     async with running(tmp_path, {"a": first, "b": second}) as gateway:
         continuing(gateway, deadlines=Deadlines(keep_alive=0.05))
-        text = (await gateway.ask(stream=True)).text
+        async with gateway.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as answer:
+            async for part in answer.aiter_text():
+                text += part
+                if text.count(": keep-alive\n\n") >= 2:
+                    goes_on.set()
     assert text.count(": keep-alive\n\n") >= 2
     assert text.endswith("data: [DONE]\n\n")
 

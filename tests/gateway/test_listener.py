@@ -96,10 +96,12 @@ def test_a_request_in_one_segment_with_the_end_of_the_handshake_is_served(play, 
 )
 def test_a_refusal_over_tls_is_read_whole_before_the_end(play, pair, monkeypatch, sent, refusal):
     """TLS cannot be closed by half, so the caller gets its time to read."""
-    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
     monkeypatch.setattr(wire, "LINGER", 0.3)
 
     async def scene(it, caller):
+        await caller.send(GET)
+        assert (await caller.answer())[0] == 200
+        monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)  # its handshake had all its time
         await caller.send(sent)
         assert await caller.refusal() == refusal
 
@@ -137,9 +139,9 @@ def test_a_caller_without_tls_and_one_with_tls_at_the_wrong_port_do_no_harm(play
 
 def test_a_handshake_that_does_not_end_in_time_ends_the_connection(play, pair, monkeypatch):
     """It is counted like every other connection while it lasts."""
-    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.5)
 
     async def scene(it, caller):
+        monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.5)
         async with stranger(it) as (reader, _):
             assert await eventually(lambda: len(it.house) == 2)
             with contextlib.suppress(ConnectionError):
@@ -169,9 +171,9 @@ def test_a_renewed_certificate_is_shown_to_whoever_comes_next(play, pair, tmp_pa
 
 def test_a_caller_who_takes_nothing_of_its_last_answer_is_cut_off(play, terms, monkeypatch):
     """A closed connection must not live on for as long as its caller likes."""
-    monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
 
     async def scene(it, caller):
+        monkeypatch.setattr(wire, "HEAD_DEADLINE", 0.3)
         await caller.send(CLOSING)
         assert await eventually(lambda: it.server.server_state.connections)
         assert await eventually(lambda: not it.server.server_state.connections, within=10)

@@ -69,6 +69,10 @@ class Kept:
     def metric(self, name, **labels):
         return self.metrics.registry.get_sample_value(name, labels)
 
+    def was_read(self):
+        """Say whether it was read once, to the end of what is read beside it."""
+        return self.reads == 1 and self.watch._hearing is not None and self.watch._hearing.done()
+
     @property
     def limit(self):
         """The limit of the plan that is in force."""
@@ -114,6 +118,19 @@ async def test_a_changed_file_is_taken_and_told(kept, path):
     ]
     assert kept.metric("sluiceway_config_reloads_total", outcome="taken") == 1
     assert kept.metric("sluiceway_config_stale") == 0
+
+
+async def test_plans_that_go_from_the_file_are_told_by_name(kept, path):
+    """Keys are bound to them, whose calls nobody serves any more; a plan that is changed, or comes, is none."""
+    two = "  old: {requests_per_minute: 3}\n  older: {requests_per_minute: 2}\n"
+    with structlog.testing.capture_logs() as told:
+        for number, text in enumerate((FILE % 5 + two, FILE % 7 + two, FILE % 7), start=1):
+            write(path, text)
+            await eventually(lambda number=number: len(kept.taken) == number)
+
+    event = "plans have gone from the file: whoever is bound to one gets 403 unless the store has it"
+    assert [entry["plans"] for entry in told if entry["event"] == event] == [["old", "older"]]
+    assert [entry["log_level"] for entry in told if "plans" in entry] == ["warning"]
 
 
 async def test_a_bad_file_changes_nothing_and_every_mistake_is_told_once(kept, path):
@@ -422,16 +439,16 @@ async def test_a_file_that_does_not_answer_is_told_as_one_that_cannot_be_read(tm
     (tmp_path / "secret").write_text("first-key-of-the-backend")
     path.write_text(TRUSTED % 5)
     after = {"sluiceway.yaml": (TRUSTED % 7).encode(), "secret": b"second-key", "ca.pem": ca.read_bytes() * 2}
-    kept = Kept(path)
+    kept, earlier = Kept(path), threading.enumerate()
     kept.watch.start()
-    await eventually(lambda: kept.reads == 1)
+    await eventually(kept.was_read)
     before = kept.settings
     with structlog.testing.capture_logs() as told, hanging(tmp_path / which) as hung:
         await eventually(lambda: kept.config_fault)
         assert kept.config_fault.startswith(f"{tmp_path / which} cannot be read: no answer since 20")
         assert kept.metric("sluiceway_config_stale") == 1
         await asyncio.sleep(0.1)
-        threads = [thread for thread in threading.enumerate() if thread.name == "files"]
+        threads = [one for one in threading.enumerate() if one.name == "files" and one not in earlier]
         assert (kept.settings, len(threads)) == (before, 1)
         (warning,) = told
         assert (warning["log_level"], warning["file"]) == ("warning", str(tmp_path / which))
@@ -456,7 +473,7 @@ async def test_a_configuration_that_is_edited_off_a_dead_mount_is_taken_while_th
     path.write_text(TRUSTED % 5)
     kept = Kept(path)
     kept.watch.start()
-    await eventually(lambda: kept.reads == 1)
+    await eventually(kept.was_read)
     with structlog.testing.capture_logs() as told, hanging(tmp_path / "ca.pem") as hung:
         await eventually(lambda: kept.config_fault)
         write(path, FILE % 7)
@@ -480,16 +497,16 @@ async def test_no_more_readings_are_abandoned_than_may_hang(tmp_path, late_soon,
     (tmp_path / "secret").write_text("first-key-of-the-backend")
     path.write_text(TRUSTED % 5)
     content = ca.read_bytes()
-    kept = Kept(path)
+    kept, earlier = Kept(path), threading.enumerate()
     kept.watch.start()
-    await eventually(lambda: kept.reads == 1)
+    await eventually(kept.was_read)
     with structlog.testing.capture_logs() as told, hanging(ca) as hung:
         for number in range(module.MOST_ABANDONED + 1):
             await eventually(lambda n=number: kept.reads == 2 + n and kept.config_fault)
             await asyncio.sleep(0.6)
             write(path, TRUSTED % (6 + number))
         await asyncio.sleep(0.5)
-        hangs = [thread for thread in threading.enumerate() if thread.name == "files"]
+        hangs = [one for one in threading.enumerate() if one.name == "files" and one not in earlier]
         assert len(hangs) in (module.MOST_ABANDONED + 1, module.MOST_ABANDONED + 2)  # and a glance
         assert kept.reads == module.MOST_ABANDONED + 2
         asked = kept.watch.read()

@@ -23,7 +23,7 @@ def row(instance, started=1, **told):
 
 async def seen(store, *instances):
     """Wait until these gateways are listed, in this order."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while [one.instance for one in await gateways(store)] != list(instances):  # noqa: ASYNC110 - it is the store that changes
             await asyncio.sleep(0.01)
 
@@ -49,7 +49,7 @@ async def test_a_row_is_as_it_is_at_each_beat(store, monkeypatch):
     roll = Roll(store, lambda: next(rows, last))
     roll.start()
     told = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while told != [(6, 2, False)]:
             told = [(one.open_calls, one.waiting, one.refused) for one in await gateways(store)]
     await roll.close()

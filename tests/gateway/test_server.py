@@ -1,5 +1,9 @@
 import asyncio
 import contextlib
+import errno
+import os
+import re
+import socket
 import ssl
 import stat
 from ipaddress import ip_network
@@ -13,7 +17,8 @@ from gateway import server
 from gateway.config.settings import STANDARD, Limits, Listen, Shutdown, StoreSettings, Tls
 from gateway.store.door import StoreDown
 from tests.gateway.harness import ASK, eventually, new_key, running, settings
-from tests.parts.scripted import Bytes, Hang, Pause, sse
+from tests.parts.gateway import STORE_DEADLINE
+from tests.parts.scripted import Bytes, Hang, Pause, Until, sse
 
 
 async def test_an_address_that_is_taken_is_told_and_nothing_is_left_running(tmp_path, first, gateway):
@@ -25,6 +30,23 @@ async def test_an_address_that_is_taken_is_told_and_nothing_is_left_running(tmp_
 
     free = settings(tmp_path / "other", {"a": first})
     await (await server.start(free)).stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "why", "cure"),
+    [
+        ("127.0.0.1", errno.EADDRINUSE, "stop what listens there, or set another `listen.port` or `operations.port`"),
+        ("192.0.2.1", errno.EADDRNOTAVAIL, "set another `host` or `port` in `listen` or `operations`"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_told_with_the_cure(host, why, cure):
+    """And not by a number of the system's."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="cannot listen") as told:
+            server.bind(Listen(host, port))
+
+    assert str(told.value) == f"cannot listen on {host}:{port}: {os.strerror(why)}; {cure}"
 
 
 async def test_a_second_gateway_on_one_data_directory_is_refused(tmp_path, first):
@@ -95,14 +117,14 @@ async def away(gateway):
 async def test_a_gateway_that_serves_without_its_store_is_ready_and_says_how(tmp_path, first, where):
     """Whether it is the store's stance or that of one plan."""
     stances = {"store": ("local", None), "plan": ("deny", "local")}[where]
-    store = StoreSettings("embedded", tmp_path / "data", when_down=stances[0])
+    store = StoreSettings("embedded", tmp_path / "data", when_down=stances[0], deadline=STORE_DEADLINE)
     plans = {"standard": STANDARD, "other": msgspec.structs.replace(STANDARD, name="other", when_down=stances[1])}
     async with running(tmp_path, {"a": first}, store=store, plans=plans) as gateway:
         assert (await gateway.running.ready(), gateway.running.state()) == (None, "ok")
         await away(gateway)
 
         assert await gateway.running.ready() is None
-        assert gateway.running.state().startswith("ok, but for 0 s without the store (the store cannot be reached")
+        assert re.match(r"ok, but for \d+ s without the store \(the store cannot be reached", gateway.running.state())
         assert "on disk" not in gateway.running.state()
         gateway.gateway.ledger._local._journal.fault = "No space left on device"
         assert gateway.running.state().endswith("what is admitted is not on disk (No space left on device)")
@@ -170,7 +192,8 @@ async def test_connections_are_counted_and_so_is_who_was_refused(tmp_path, first
     """A caller who is one too many reads why in the API's own words."""
     async with running(tmp_path, {"a": first}, limits=Limits(connections=1)) as gateway:
         assert gateway.metric("sluiceway_connections") == 0
-        first.enqueue([Pause(0.5), *sse("one")])
+        over = asyncio.Event()
+        first.enqueue([Until(over), *sse("one")])
         call = asyncio.ensure_future(gateway.ask(stream=True))
         await eventually(lambda: gateway.services.intake.open_calls)
         async with httpx.AsyncClient(base_url=gateway.running.url) as other:
@@ -180,6 +203,7 @@ async def test_connections_are_counted_and_so_is_who_was_refused(tmp_path, first
         assert refused.headers["retry-after"] == "1"
         assert gateway.metric("sluiceway_connections") == 1
         assert gateway.metric("sluiceway_connections_refused_total", reason="full") == 1
+        over.set()
         assert (await call).status_code == 200
 
 
@@ -209,9 +233,9 @@ async def test_after_the_grace_half_sent_bodies_and_readers_of_nothing_are_ended
 
 async def test_before_a_stop_calls_are_still_taken_for_a_pause(tmp_path, first):
     """Not ready at once; each caller is asked to come back elsewhere; a stream from before goes on to its end."""
-    first.enqueue([Pause(1.5), *sse("one")])
+    first.enqueue([Pause(3.5), *sse("one")])
     async with (
-        running(tmp_path, {"a": first}, shutdown=Shutdown(pause=1.0)) as gateway,
+        running(tmp_path, {"a": first}, shutdown=Shutdown(pause=3.0)) as gateway,
         httpx.AsyncClient(base_url=gateway.running.operations_url) as operator,
     ):
         stream = asyncio.ensure_future(gateway.ask(stream=True))

@@ -89,6 +89,22 @@ async def test_a_renewed_pair_is_used_and_a_useless_one_is_told_and_is_not(tmp_p
     assert told[1]["why"].startswith(f"{mine[1]} cannot be read: No such file")
 
 
+async def test_a_pair_that_is_as_it_was_is_not_told_as_renewed(tmp_path):
+    """It is read at every start and every hangup; a line each time would hide the one that counts."""
+    mine = self_signed(tmp_path)
+    used = [server_context(*mine)]
+    renewal = Renewal(used.append, used[0])
+    with structlog.testing.capture_logs() as told:
+        await renewal.renew(*mine)
+        assert told == []
+        self_signed(tmp_path)
+        for _ in range(2):
+            await renewal.renew(*mine)
+
+    assert len(used) == 4
+    assert [entry["event"] for entry in told] == ["certificate renewed"]
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["cert", "key"])
 async def test_a_pair_that_does_not_answer_holds_up_nobody_and_is_used_when_it_does(tmp_path, which, monkeypatch):
     """Whoever asks for it waits a moment and goes on."""

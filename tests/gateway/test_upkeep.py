@@ -8,6 +8,7 @@ from gateway import upkeep as module
 from gateway.store.door import Store, StoreDown
 from gateway.store.preconditions import UnfitStore
 from gateway.upkeep import Upkeep
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.proxy import StoreProxy
 from tests.parts.stores import one, until
 
@@ -31,7 +32,7 @@ async def keep(server):
     made = []
 
     def make(*names, allow_eviction=False, every=0.02):
-        store = Store(server.url)
+        store = Store(server.url, deadline=STORE_DEADLINE)
         made.append((Upkeep(store, Organizations(*names), allow_eviction=allow_eviction, every=every), store))
         made[-1][0].store = store
         return made[-1][0]
@@ -84,17 +85,31 @@ async def test_a_store_that_becomes_unfit_is_told_once_and_may_become_fit_again(
     await until(it_is_fit)
 
 
-async def test_a_warning_is_logged_when_it_is_new(server, keep):
+async def test_a_warning_is_logged_when_it_is_new(server, keep, monkeypatch):
+    upkeep, looks = keep(), []
+    look = upkeep._look
+
+    async def noted():
+        await look()
+        looks.append(None)
+
+    async def looked():
+        seen = len(looks)
+
+        async def again():
+            return len(looks) >= seen + 2  # one may have been under way
+
+        await until(again)
+
+    monkeypatch.setattr(upkeep, "_look", noted)
     await server.ask("CONFIG", "SET", "appendonly", "no")
     with capture_logs() as logs:
-        upkeep = keep()
         await upkeep.start()
-        await asyncio.sleep(0.1)
+        await looked()
         assert len(logs) == 1
-        await server.ask("CONFIG", "SET", "appendonly", "yes")
-        await asyncio.sleep(0.2)
-        await server.ask("CONFIG", "SET", "appendonly", "no")
-        await asyncio.sleep(0.2)
+        for appends in ("yes", "no"):
+            await server.ask("CONFIG", "SET", "appendonly", appends)
+            await looked()
 
     assert [entry["event"] for entry in logs] == ["the store could be better"] * 2
 
@@ -278,6 +293,30 @@ async def test_a_store_that_is_back_is_looked_at_at_once(server, keep):
     await until(it_is_unfit)
 
 
+async def test_a_store_that_goes_and_comes_all_the_time_is_rid_of_what_is_old_all_the_same(keep, monkeypatch):
+    """Each return is looked at, and puts nothing off: not even where it is back before each look is over."""
+    upkeep, done = keep(every=0.3), []
+
+    def noting(name):
+        async def note():
+            done.append(name)
+            await asyncio.sleep(0.01)
+            upkeep._back.set()
+
+        return note
+
+    for name in ("look", "forget"):
+        monkeypatch.setattr(upkeep, f"_{name}", noting(name))
+    await upkeep.start()
+    upkeep._back.set()
+
+    async def it_is_rid():
+        return done.count("forget") >= 2
+
+    await until(it_is_rid)
+    assert done.count("look") > 2 * done.count("forget")
+
+
 async def test_one_that_goes_while_it_must_not_be_used_is_let_in_when_it_comes_back_fit(server, keep):
     upkeep = keep()
     await upkeep.start()
@@ -295,7 +334,7 @@ async def test_one_that_goes_while_it_must_not_be_used_is_let_in_when_it_comes_b
 async def test_one_is_mended_by_another_in_its_place_while_it_runs_on(server, tmp_path):
     """Connections from before lead to the old one for as long as that lives: nobody uses them again."""
     async with one(tmp_path / "other", appendonly="yes") as other, StoreProxy(server.port) as place:
-        store = Store(place.url, deadline=1.0)
+        store = Store(place.url, deadline=STORE_DEADLINE)
         upkeep = Upkeep(store, Organizations(), allow_eviction=False, every=0.02)
         upkeep.store = store
         try:

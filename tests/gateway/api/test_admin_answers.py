@@ -111,8 +111,11 @@ def test_answers_that_are_a_no_are_described():
 
 
 def test_a_path_that_is_none_is_told_with_what_was_meant_and_not_repeated_at_any_length():
-    long = SimpleNamespace(method="GET", url=SimpleNamespace(path="/" + "x" * 9999))
-    wrong_base = SimpleNamespace(method="POST", url=SimpleNamespace(path="/chat/completions"))
+    app = SimpleNamespace(routes=[])
+    long = SimpleNamespace(method="GET", url=SimpleNamespace(path="/" + "x" * 9999), app=app)
+    wrong_base = SimpleNamespace(method="POST", url=SimpleNamespace(path="/chat/completions"), app=app)
 
     assert told(answer_http(wrong_base, NotFoundException()))[1].message.endswith("An OpenAI base_url ends with /v1.")
-    assert len(told(answer_http(long, NotFoundException()))[1].message) < LONGEST_PATH + 50
+    assert told(answer_http(long, NotFoundException()))[1].message == (
+        f"GET /{'x' * (LONGEST_PATH - 1)} is nothing this gateway does. GET /schema lists what there is."
+    )

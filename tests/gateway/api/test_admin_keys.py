@@ -133,7 +133,8 @@ async def test_only_what_is_told_changes(admin):
 
 async def test_what_is_probably_a_mistake_is_kept_and_told(admin):
     """A model may come with a later file. A change tells only of what it says anew."""
-    answer = await admin.post("/keys", json={**NEW, "models": ["mistral-smal"], "backends": ["rack"]})
+    wanted = {"plan": "standard", "models": ["mistral-smal"], "backends": ["rack"]}
+    answer = await admin.post("/keys", json={**NEW, **wanted})
     made, any_version = record(answer, 201), {"if-match": "*"}
     path = f"/keys/{made['id']}"
     wrong = await admin.patch(path, json={"backends": ["rak"]}, headers=any_version)

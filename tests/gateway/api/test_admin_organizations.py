@@ -43,10 +43,12 @@ async def test_an_organization_is_created_read_changed_and_removed(admin):
     made = record(await admin.put(ACME, json=WHOLE), 201)
     own = {"name": "acme", "version": 1, "source": "store", "plan_in_force": "small"}
     own["time_zone_in_force"] = WHOLE["time_zone"]
+    assert len(made.pop("warnings")) == 2
     assert made == {**WHOLE, **own}
     answer = await admin.get(ACME)
     assert record(answer) == made
     changed = record(await admin.put(ACME, json={}, headers=seen(answer)))
+    assert changed.pop("warnings") == []
     assert changed == {**DEFAULTS, **own, "version": 2, "plan_in_force": None, "time_zone_in_force": "UTC"}
     assert error(await admin.delete(ACME), 428)["code"] == "precondition_required"
     assert error(await admin.delete(ACME, headers=seen(answer)), 412)["code"] == "precondition_failed"
@@ -54,6 +56,23 @@ async def test_an_organization_is_created_read_changed_and_removed(admin):
     assert (gone.status_code, gone.content) == (204, b"")
     assert error(await admin.get(ACME), 404)["code"] == "not_found"
     assert error(await admin.delete(ACME, headers={"if-match": "*"}), 404)["code"] == "not_found"
+
+
+async def test_what_is_probably_a_mistake_is_kept_and_told(admin):
+    """As of keys. A change tells only of what allows something else than before."""
+    any_version = {"if-match": "*"}
+    wrong = {"models": ["mistral-smal"], "backends": ["rack"]}
+    made = record(await admin.put(ACME, json=wrong), 201)
+    other = record(await admin.put(ACME, json={**wrong, "plan": "small"}, headers=any_version))
+    again = record(await admin.put(ACME, json={**wrong, "plan": "small"}, headers=any_version))
+    worse = record(await admin.put(ACME, json={**wrong, "backends": ["rak"]}, headers=any_version))
+    right = record(await admin.put(ACME, json={"models": ["small"]}, headers=any_version))
+
+    assert made["models"] == ["mistral-smal"]
+    assert "did you mean `mistral-small`?" in made["warnings"][0]
+    assert made["warnings"][1].startswith("nothing that this gateway serves can be called with its keys: ")
+    assert "did you mean `rack`?" in worse["warnings"][1]
+    assert [one["warnings"] for one in (other, again, right)] == [[], [], []]
 
 
 async def test_an_organization_of_the_file_is_shown_and_can_be_overridden(admin):

@@ -21,6 +21,7 @@ async def names(admin, organization, limit):
 
 async def test_a_team_is_created_read_changed_and_removed_with_its_organization_made(admin):
     made = record(await admin.put(TEAM, json={"plan": "small", "models": ["a*"]}), 201)
+    assert len(made.pop("warnings")) == 2
     assert made == {
         "organization": "acme",
         "name": "research",
@@ -47,6 +48,23 @@ async def test_a_team_is_created_read_changed_and_removed_with_its_organization_
     assert (await admin.delete(TEAM, headers=ANY)).status_code == 204
     assert error(await admin.get(TEAM), 404)["code"] == "not_found"
     error(await admin.delete(TEAM, headers=ANY), 404)
+
+
+async def test_what_is_probably_a_mistake_is_kept_and_told(admin):
+    """An organization that is made on the way may be a slip of the pen; a team that is asked for by name is not."""
+    await admin.put("/organizations/acme", json={"backends": ["rack"]})
+    made = record(await admin.put(TEAM, json={"models": ["smal"]}), 201)
+    other = record(await admin.put(TEAM, json={"models": ["smal"], "plan": "small"}, headers=ANY))
+    shut = record(await admin.put(TEAM, json={"backends": ["openai"]}, headers=ANY))
+    near = record(await admin.put("/organizations/acme/teams/reserch", json={}), 201)
+    slip = record(await admin.put("/organizations/amce/teams/research", json={}), 201)
+
+    assert "did you mean `small`?" in made["warnings"][0]
+    assert (other["warnings"], near["warnings"]) == ([], [])
+    (nothing,) = shut["warnings"]
+    assert nothing.startswith("nothing that this gateway serves can be called with its keys: ")
+    assert nothing.endswith(" of the team and its organization leave none")
+    assert slip["warnings"] == ["organization: 'amce' was not there and is made with this team; did you mean `acme`?"]
 
 
 async def test_the_files_teams_are_listed_with_the_stores(admin):

@@ -50,11 +50,11 @@ async def test_the_admins_page_is_about_the_admin_api_of_this_version(gateway):
 
 async def test_no_page_runs_a_strangers_script(gateway):
     """There is none for people."""
-    for page in ("/schema", "/admin/v1/schema"):
+    for page, hint in (("/schema", " GET /schema lists what there is."), ("/admin/v1/schema", "")):
         for renderer in ("swagger", "redoc", "elements", "rapidoc", "scalar", "openapi.yaml", "x"):
             answer = await gateway.client.get(f"{page}/{renderer}", headers=ADMIN)
             assert answer.status_code == 404
-            assert answer.json()["error"]["message"] == f"GET {page}/{renderer} is nothing this gateway does."
+            assert answer.json()["error"]["message"] == f"GET {page}/{renderer} is nothing this gateway does.{hint}"
             assert answer.headers["x-request-id"]
             assert "script" not in answer.text
             assert "http" not in answer.text

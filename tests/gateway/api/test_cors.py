@@ -194,6 +194,22 @@ async def test_a_page_of_another_origin_is_told_why_and_reads_nothing(page, gate
         await other.fetch("POST", "/v1/chat/completions", key | OPENAIS, json=ASK)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        *(("/v1/chat/completions/", 200), ("//v1/chat/completions", 200), ("/v1//chat/completions", 200)),
+        *(("//tokenize/", 501), ("/v1/nope/", 404), ("/v1", 404), ("//v1/", 404)),
+        *(("/chat/completions", 404), ("//messages/", 404), ("/v1/v1/messages", 404)),
+    ],
+)
+async def test_a_page_reads_what_becomes_of_a_path_that_is_nearly_right(page, gateway, key, path, status):
+    """With a slash too many, or a `/v1` too few: it is what a base URL that is not quite right makes of a path."""
+    answer = await page.fetch("POST", f"{gateway.running.url}{path}", key | OPENAIS, json=ASK)
+
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["error"]["message"]
+
+
 async def test_what_only_looks_like_an_origin_of_the_list_is_another(page, key):
     """They are compared whole."""
     for origin in ("null", "https://app.example.org.evil.org", "http://app.example.org", f"{APP}/"):
@@ -201,13 +217,15 @@ async def test_what_only_looks_like_an_origin_of_the_list_is_another(page, key):
         assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_pages_read_nothing_but_the_callers_routes(page):
+async def test_pages_read_nothing_but_the_callers_routes(page, gateway):
     """An admin's browser is nobody's tool."""
     asks = {"access-control-request-method": "GET", "access-control-request-headers": "authorization"}
-    for path in ("/admin/v1/keys", "/schema", "/nothing"):
+    for path in ("/admin/v1/keys", "//admin/v1/keys/", "/admin//v1/keys", "/schema", "/schema/", "/nothing", "/", "//"):
         for answer in (
-            await page.client.options(path, headers=page.origin | asks),
-            await page.client.get(path, headers=page.origin | {"authorization": "Bearer admin"}),
+            await page.client.options(f"{gateway.running.url}{path}", headers=page.origin | asks),
+            await page.client.get(
+                f"{gateway.running.url}{path}", headers=page.origin | {"authorization": "Bearer admin"}
+            ),
         ):
             assert not {"access-control-allow-origin", "vary"} & answer.headers.keys()
 

@@ -13,8 +13,35 @@ async def test_liveness_readiness_and_metrics_have_an_address_of_their_own(gatew
 
     assert (live.text, ready.text) == ("ok", "ok")
     assert "sluiceway_open_calls 0.0" in metrics.text
-    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert metrics.headers.get_list("content-type") == ["text/plain; version=0.0.4; charset=utf-8"]
     assert (await gateway.client.get("/metrics")).status_code == 404
+
+
+async def test_whoever_asks_at_the_wrong_one_of_the_two_addresses_is_told_of_the_other(gateway):
+    """The next port is a slip of a finger; both have a 404 for it."""
+    operations = gateway.running.operations_url
+    theirs = "The operations address (`operations.port`) has /livez, /readyz and /metrics."
+    calls = "Calls go to the callers' address (`listen.port`)."
+    lists = "GET /schema lists what there is."
+    hints = {
+        "/readyz": theirs,
+        "/metrics/": theirs,
+        "/health": theirs,
+        "/x": lists,
+        "/v1/nope": lists,
+        f"{operations}/v1/models": calls,
+        f"{operations}/v1/nope": calls,
+        f"{operations}/tokenize": calls,
+        f"{operations}/chat/completions": calls,
+        f"{operations}/health": theirs,
+        f"{operations}/schema": theirs,
+    }
+    answers = {url: await gateway.client.get(url) for url in hints}
+
+    assert {answer.status_code for answer in answers.values()} == {404}
+    told = {url: answer.json()["error"]["message"] for url, answer in answers.items()}
+    paths = {url: url.removeprefix(operations) for url in hints}
+    assert told == {url: f"GET {paths[url]} is nothing this gateway does. {hint}" for url, hint in hints.items()}
 
 
 async def test_a_gateway_without_models_is_not_ready(gateway):

@@ -91,6 +91,12 @@ def url(gateway_url, store):
     return gateway_url
 
 
+async def stamped(message, _):
+    """Tell, as every answer of a gateway does, which configuration is in force: nobody else's answer has that."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message["headers"], (b"x-sluiceway-config", b"0123456789ab")]
+
+
 @contextlib.asynccontextmanager
 async def _gateway(valkey_url):
     store, listening = (Store(valkey_url, deadline=5.0) for _ in range(2))
@@ -118,7 +124,7 @@ async def _gateway(valkey_url):
         serves_without_store=lambda: False,
         **file,
     )
-    app = Litestar([admin_router(parts)], exception_handlers=ERROR_ANSWERS, logging_config=None)
+    app = Litestar([admin_router(parts)], exception_handlers=ERROR_ANSWERS, before_send=[stamped], logging_config=None)
     async with served(app) as url:
         yield url
     await store.close()

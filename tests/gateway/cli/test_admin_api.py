@@ -1,13 +1,16 @@
 import asyncio
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
 from litestar import Litestar, Response, get
 
 from gateway.api.admin import ERROR_ANSWERS
-from tests.gateway.cli.conftest import ADMIN_KEY
+from gateway.http import trusting
+from tests.gateway.cli.conftest import ADMIN_KEY, stamped
 from tests.gateway.identity.support import served
+from tests.parts.certificates import self_signed
 
 LIST = ("keys", "list")
 
@@ -69,8 +72,16 @@ async def test_a_key_in_the_environment_that_is_none_is_told_without_it(run):
 
 async def test_a_wrong_admin_key_is_told_without_it(run, url):
     line = failed(await run(*LIST, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY="wrong-secret"))
-    assert "refused the admin key" in line
-    assert "SLUICEWAY_ADMIN_KEY" in line
+    assert "refused the admin key of SLUICEWAY_ADMIN_KEY: " in line
+    assert "wrong-secret" not in line
+
+
+@pytest.mark.parametrize(("named", "source"), [((), "data/admin.key"), (("--admin-key-file", "key"), "key")])
+async def test_a_wrong_admin_key_is_told_with_the_file_it_came_from(run, url, named, source):
+    """Where nobody named it, nobody knows: another gateway's may lie in the usual place."""
+    put(source, b"wrong-secret")
+    line = failed(await run(*LIST, *named, SLUICEWAY_URL=url, SLUICEWAY_ADMIN_KEY=None))
+    assert f"{url} refused the admin key of {source}: " in line
     assert "wrong-secret" not in line
 
 
@@ -152,12 +163,27 @@ async def test_a_server_that_is_no_gateway_is_noticed(run):
             assert "Is it a Sluiceway gateway?" in failed(await run(*command, "--url", address))
 
 
+@get("/admin/v1/{path:path}")
+async def an_engine() -> Response[dict[str, dict[str, str | int]]]:
+    error = {"code": 404, "message": "File Not Found", "type": "not_found_error"}
+    return Response({"error": error}, status_code=404)
+
+
+async def test_an_engines_error_is_not_taken_for_a_gateways(run):
+    """Engines have the same shape of error, and would else be told to have no such record."""
+    async with served(Litestar([an_engine])) as address:
+        for command in (LIST, ("orgs", "set", "acme"), ("plans", "show", "p")):
+            line = failed(await run(*command, "--url", address))
+            assert line.startswith(f"Error: {address} gave 404 (File Not Found) ")
+            assert "Is it a Sluiceway gateway? Check --url." in line
+
+
 @pytest.mark.parametrize(
     "command", [LIST, ("orgs", "set", "acme"), ("orgs", "rm", "acme"), ("plans", "show", "p"), ("peers",)]
 )
 async def test_an_address_without_the_admin_api_is_told_with_where_it_is(run, command):
     """A gateway is there, but its admin API is on its other port; nothing is taken for a record that is not there."""
-    async with served(Litestar([], exception_handlers=ERROR_ANSWERS)) as address:
+    async with served(Litestar([], exception_handlers=ERROR_ANSWERS, before_send=[stamped])) as address:
         line = failed(await run(*command, "--url", address))
     assert line.startswith(f"Error: the admin API is not at {address}: ")
     assert "`admin: {on: operations}`" in line
@@ -182,7 +208,7 @@ async def a_gateway_without_its_store() -> Response[dict[str, dict[str, str]]]:
 
 async def test_what_a_gateway_says_of_its_own_trouble_is_told_as_it_says_it(run):
     """It knows whether something may have been changed; the command adds no guess."""
-    async with served(Litestar([a_gateway_without_its_store])) as address:
+    async with served(Litestar([a_gateway_without_its_store], before_send=[stamped])) as address:
         assert failed(await run(*LIST, "--url", address)) == "Error: The store is down: refused.\n"
 
 
@@ -194,7 +220,49 @@ async def test_a_call_that_breaks_off_is_told(run):
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     async with server:
         address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        assert "broke off" in failed(await run(*LIST, "--url", address))
+        line = failed(await run(*LIST, "--url", address))
+    assert "broke off" in line
+    assert line.endswith(f"Try again, or with --url https://{address.removeprefix('http://')} if it speaks TLS.\n")
+
+
+@pytest.fixture
+async def with_tls(tmp_path):
+    """Run a server that speaks TLS only and says nothing; return its port and its certificate's file."""
+    cert, key = self_signed(tmp_path / "tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1], cert
+
+
+async def test_a_gateway_that_speaks_tls_is_guessed_where_the_address_has_none(run, with_tls):
+    """It hangs up without a word, which looks like any other end."""
+    line = failed(await run(*LIST, "--url", f"http://127.0.0.1:{with_tls[0]}"))
+    assert line.endswith(f"Try again, or with --url https://127.0.0.1:{with_tls[0]} if it speaks TLS.\n")
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_with_what_would_make_it_so(run, with_tls):
+    """Somebody answers there: that nobody does would send its reader astray."""
+    address = f"https://127.0.0.1:{with_tls[0]}"
+    line = failed(await run(*LIST, "--url", address))
+    assert f"the certificate at {address} is not trusted (" in line
+    assert "nothing answers" not in line
+    assert "Set SSL_CERT_FILE to its authority's file" in line
+
+
+async def test_a_call_over_tls_that_breaks_off_is_not_told_to_try_it(run, with_tls, monkeypatch):
+    """It does."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(with_tls[1]))
+    trusting.cache_clear()
+    line = failed(await run(*LIST, "--url", f"https://127.0.0.1:{with_tls[0]}"))
+    trusting.cache_clear()
+    assert line.endswith("). Try again.\n")
+
+
+async def test_the_variable_of_the_address_is_in_the_help(run):
+    """Or nobody would know it."""
+    assert "SLUICEWAY_URL" in (await run(*LIST, "--help")).stdout
 
 
 async def test_a_gateway_that_does_not_answer_in_time_is_told(run, monkeypatch):

@@ -197,8 +197,8 @@ async def test_what_is_suspended_is_kept_and_said_to_be(sluiceway, written):
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--json",)])
-async def test_plans_that_are_nowhere_are_told_before_anything_is_done(refused, written, registry, options):
-    """All at once, with those that there are: of the file, of the gateway, of the store."""
+async def test_plans_that_are_nowhere_are_told_before_anything_is_done(run, url, written, registry, options):
+    """Like any other mistake, with those that there are: of the file, of the gateway, of the store."""
     kept = PlanRecord(name="kept", plan={"tokens_per_day": 5})
     await registry.put(kept, Author("admin key"), action="create", expected=0)
     text = """
@@ -208,10 +208,15 @@ organizations:
   b: {plan: bronze}
   c: {plan: silver}
 """
-    assert await refused(*written(text), *options) == (
-        "Error: tenants.yaml names plans that neither the file nor the gateway has: 'bronze' (organization a, "
-        "organization b); 'tin' (team a/x). Known: gold, kept, silver, standard. Nothing was changed.\n"
-    )
+    result = await run(*written(text), *options, SLUICEWAY_URL=url)
+    why, known = "is a plan that neither this file nor the gateway has", "known are: gold, kept, silver, standard"
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        f"tenants.yaml:4: organizations.a.plan: 'bronze' {why}; {known}",
+        f"tenants.yaml:4: organizations.a.teams.x.plan: 'tin' {why}; {known}",
+        f"tenants.yaml:5: organizations.b.plan: 'bronze' {why}; {known}",
+        "3 mistakes in tenants.yaml; nothing was changed",
+    ]
     assert await registry.get(OrganizationRecord, "c") is None
 
 
@@ -294,16 +299,40 @@ async def test_a_run_is_told_to_programs_as_one_object(sluiceway, run, url, writ
 
 async def test_a_file_with_mistakes_changes_nothing(run, url, written, registry):
     """All of them are told at once, each with its line."""
-    wrong = "plans: {gold: {tokens_per_day: 0}}\norganizations:\n  acme: {plam: gold}\n"
+    wrong = "plans: {gold: {tokens_per_day: 0}}\norganizations:\n  acme: {plam: gold}\n  globex: {plan: tin}\n"
     result = await run(*written(wrong), SLUICEWAY_URL=url)
     lines = result.stderr.splitlines()
 
     assert result.exit_code == 1
     assert lines[0].startswith("tenants.yaml:1: plans.gold.tokens_per_day: ")
     assert lines[1].startswith("tenants.yaml:3: organizations.acme.plam: ")
-    assert lines[2] == "2 mistakes in tenants.yaml; nothing was changed"
+    assert lines[2].startswith("tenants.yaml:4: organizations.globex.plan: 'tin' is a plan that neither ")
+    assert lines[3] == "3 mistakes in tenants.yaml; nothing was changed"
     assert result.stdout == ""
     assert await registry.audit() == ()
+
+
+async def test_mistakes_are_told_where_no_gateway_can_be_asked(run, refused, written):
+    """All but those that only a gateway knows; a file without any is told what is missing."""
+    nowhere = {"SLUICEWAY_URL": "http://127.0.0.1:9"}
+    result = await run(*written("organizations: {acme: {plam: gold, plan: tin}}"), **nowhere)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tenants.yaml:1: organizations.acme.plam: ")
+    assert result.stderr.endswith("\n1 mistake in tenants.yaml; nothing was changed\n")
+    assert "nothing answers at" in await refused(*written(), **nowhere)
+    assert "no admin key" in await refused(*written(), SLUICEWAY_ADMIN_KEY=None)
+
+
+async def test_a_file_may_come_by_standard_input(sluiceway, run, url, registry):
+    """As for every other command that takes one."""
+    told = (await sluiceway("apply", "-f", "-", stdin=FILE)).stdout
+    assert told.endswith("5 created; 0 records are right already.\n")
+    assert await registry.get(OrganizationRecord, "acme") is not None
+
+    wrong = await run("apply", "-f", "-", stdin="\norganizations: {acme: {plan: tin}}", SLUICEWAY_URL=url)
+    assert wrong.exit_code == 1
+    assert wrong.stderr.startswith("standard input:2: organizations.acme.plan: 'tin' is a plan that neither ")
+    assert wrong.stderr.endswith("1 mistake in standard input; nothing was changed\n")
 
 
 async def test_a_file_that_is_not_there_is_told(refused):

@@ -30,3 +30,13 @@ def test_what_was_changed_is_told_and_what_was_not(capsys):
     assert capsys.readouterr().out == (
         'changed acme\n  plan: a -> b\nmade globex\nacme is so already: nothing was changed\n{"name":"acme"}\n'
     )
+
+
+def test_what_may_be_wrong_with_a_record_is_told_beside_it(capsys):
+    """To people, and on standard error; programs find it in the record."""
+    changed = Edit("changed", (), {"name": "acme", "warnings": ["models: no model here is called a"]})
+    tell("acme", changed, as_json=False)
+    assert capsys.readouterr() == ("changed acme\n", "Warning: models: no model here is called a\n")
+
+    tell("acme", changed, as_json=True)
+    assert capsys.readouterr().err == ""

@@ -79,6 +79,15 @@ async def test_what_is_dropped_is_told_with_its_reason(sluiceway, body, registry
     ]
 
 
+async def test_small_money_is_told_without_an_exponent(sluiceway, run, url, body, registry):
+    """In the terms and in the refusal alike, as `x-sluiceway-terms` tells it to callers."""
+    key = await new_key(registry, routing={"max_price": 1e-7, "value_of_time": 0.00002})
+    told = await run("explain", "--file", str(body), "--key", key, SLUICEWAY_URL=url)
+
+    assert ", a second is worth 0.00002 USD (key), at most 0.0000001 USD (key), " in told.stdout
+    assert "more than the call may cost (0.0000001 USD)" in told.stdout
+
+
 async def test_a_term_of_a_plan_is_told_with_its_name(sluiceway, body, registry):
     """It is what an operator has to change."""
     slow = PlanRecord(name="slow", plan={"requests_per_minute": 600, "routing": {"priority": "low"}})

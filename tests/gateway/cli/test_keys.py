@@ -28,7 +28,7 @@ def record(registry):
 
 async def test_create_prints_the_key_alone_on_stdout_and_a_note_on_stderr(sluiceway, record):
     """So that `KEY=$(sluiceway keys create ...)` works."""
-    result = await sluiceway(*NEW)
+    result = await sluiceway(*NEW, "--plan", "standard")
     key_id = keys.parse(result.stdout.removesuffix("\n"))
     assert (await record(key_id)).name == "ci"
     assert result.stderr.count("\n") == 1
@@ -212,9 +212,9 @@ async def test_what_the_gateway_refuses_is_told_in_its_words(refused):
         *NEW, "--network", "lan"
     )
     assert "expires: " in await refused(*NEW, "--expires", "2020-01-01")
-    assert "routing.max_price: '-1' is out of range" in await refused(*NEW, "--max-price", "-1")
-    assert "routing.value_of_time: does" in await refused(*NEW, "--policy", "fastest", "--value-of-time", "1")
-    assert "routing.ttft_target: does nothing" in await refused(*NEW, "--policy", "pinned", "--ttft-target", "1")
+    assert "Error: --max-price: '-1' is out of range" in await refused(*NEW, "--max-price", "-1")
+    assert "Error: --value-of-time: does" in await refused(*NEW, "--policy", "fastest", "--value-of-time", "1")
+    assert "Error: --ttft-target: does nothing" in await refused(*NEW, "--policy", "pinned", "--ttft-target", "1")
     assert "no key with this id" in await refused("keys", "set", "000000000000", "--name", "x")
 
 

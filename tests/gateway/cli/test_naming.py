@@ -1,25 +1,9 @@
 import pytest
 
 from gateway.cli.diffing import Target
-from gateway.cli.naming import names_places, unknown_backends, unknown_models, unknown_plans
+from gateway.cli.naming import names_places, unknown_backends, unknown_models
 
 ACME, LAB, GOLD = Target("organization", ("acme",)), Target("team", ("acme", "lab")), Target("plan", ("gold",))
-
-
-@pytest.mark.parametrize("plan", [None, "gold", "standard"])
-def test_a_plan_may_be_the_files_or_the_gateways_or_none_at_all(plan):
-    """Those are all that there are."""
-    assert unknown_plans({GOLD: {}, ACME: {"plan": plan}, LAB: {}}, ["standard"]) is None
-
-
-def test_a_plan_that_is_nowhere_is_told_once_with_all_who_name_it():
-    """And with those that are somewhere."""
-    told = unknown_plans({GOLD: {}, ACME: {"plan": "tin"}, LAB: {"plan": "tin"}}, ["standard"])
-
-    assert told == (
-        "plans that neither the file nor the gateway has: 'tin' (organization acme, team acme/lab). "
-        "Known: gold, standard"
-    )
 
 
 @pytest.mark.parametrize("name", ["gpu", "pool", "pool@10.0.0.1:8000", "later*", "*"])

@@ -21,6 +21,21 @@ async def test_an_organization_is_made_changed_and_shown(sluiceway, registry):
     assert {"name: acme", "plan: silver", 'models: [a, "b*"]', "state: suspended", "  owner: ann"} <= set(shown)
 
 
+async def test_what_is_probably_a_mistake_is_told_beside_what_was_done(sluiceway):
+    """On stderr, as of keys; as JSON in the record."""
+    told = await sluiceway("orgs", "set", "acme", "--model", "mistral-smal", "--model", "small")
+    named = await sluiceway("orgs", "set", "acme", "--plan", "silver")
+    changed = json.loads((await sluiceway("orgs", "set", "acme", "--backend", "gp", "--json")).stdout)
+
+    assert told.stdout.startswith("made acme\n")
+    assert told.stderr == (
+        "Warning: models: no model here is called mistral-smal, so that it allows nothing; "
+        "did you mean `mistral-small`?\n"
+    )
+    assert named.stderr == ""
+    assert "did you mean `gpu`?" in changed["warnings"][1]
+
+
 async def test_what_is_so_already_is_not_written(sluiceway, registry):
     """The audit holds changes and nothing else."""
     await sluiceway("orgs", "set", "acme", "--plan", "silver")

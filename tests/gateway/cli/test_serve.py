@@ -77,28 +77,31 @@ def _hears_sigterm(pid):
     ids=["a mistake", "no file"],
 )
 def test_what_check_refuses_serve_refuses(tmp_path, text, words):
-    """With the same words, and exit code 2."""
+    """With the same words, and exit code 2; the file is named as it is for `check`."""
     path = tmp_path / "gateway.yaml"
     if text is not None:
         path.write_text(text)
 
-    done = subprocess.run([*SERVE, "--config", str(path)], capture_output=True, text=True, timeout=30, check=False)
+    for named in (["--config", str(path)], [str(path)]):
+        done = subprocess.run([*SERVE, *named], capture_output=True, text=True, timeout=30, check=False)
 
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
 
 
-def test_with_nothing_to_serve_it_says_what_to_do(tmp_path, monkeypatch):
-    """One clear message, exit 2."""
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_with_nothing_to_serve_it_says_what_to_do_and_leaves_nothing_behind(tmp_path, monkeypatch, workers):
+    """One clear message, exit 2; whoever comes back with a file finds no key of a gateway that never was."""
     monkeypatch.setattr("gateway.upstream.scanning.USUAL_PORTS", ())  # somebody may be running an engine here
     monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
 
-    done = CliRunner().invoke(command, ["--data-dir", str(tmp_path / "data")])
+    done = CliRunner().invoke(command, ["--data-dir", str(tmp_path / "data"), "--workers", workers])
 
     assert done.exit_code == 2
     assert "Nothing to serve" in done.stderr
     assert "NVIDIA_API_KEY" in done.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_option_that_would_be_ignored_is_refused(tmp_path):
@@ -133,8 +136,9 @@ async def test_a_hangup_shows_a_renewed_certificate_and_a_useless_one_changes_no
         backends = {"a": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}}
         async with GatewayProcess(write_config(tmp_path, {"listen": listen, "backends": backends})) as gateway:
 
-            async def hang_up(word):
-                told = gateway.output.count(word)  # the watch renews it as well, with its first reading
+            async def hang_up(word, change):
+                told = gateway.output.count(word)  # before: the watch reads it as well, as soon as it has begun
+                change()
                 gateway.send(signal.SIGHUP)
                 async with asyncio.timeout(10):
                     while gateway.output.count(word) == told:  # noqa: ASYNC110 - another process's log
@@ -142,12 +146,10 @@ async def test_a_hangup_shows_a_renewed_certificate_and_a_useless_one_changes_no
 
             assert f"listens on https://127.0.0.1:{listen['port']}" in gateway.output
             assert await asyncio.to_thread(shown, listen["port"]) == cert.read_text()
-            self_signed(tmp_path / "tls")
-            await hang_up("certificate renewed")
+            await hang_up("certificate renewed", lambda: self_signed(tmp_path / "tls"))
             renewed = cert.read_text()
             assert await asyncio.to_thread(shown, listen["port"]) == renewed
-            pair[1].write_text("")
-            await hang_up("the certificate in force stays")
+            await hang_up("the certificate in force stays", lambda: pair[1].write_text(""))
             assert f"{pair[1]} holds no private key" in gateway.output
             assert await asyncio.to_thread(shown, listen["port"]) == renewed
             assert await gateway.terminate() == 0

@@ -67,6 +67,7 @@ def test_numbers_stand_at_the_right_above_their_sum(capsys):
     [
         {"plan": "gold", "models": ["a", "b/c*", "yes", "5"], "local_only": True, "n": 1.5},
         {"meters": {"tokens_per_day": {"limit": 5, "enforce": False}, "models": {"m:latest": {"budget_in_all": 2}}}},
+        {"routing": {"max_price": 1e-7, "value_of_time": 0.000025}, "metadata": {"1e-7": "1e-7"}},
         {"metadata": {"a b": 'say "hi": no', "no": "", "émile": "ü", "#": "- x"}},
     ],
 )

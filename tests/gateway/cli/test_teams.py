@@ -18,6 +18,21 @@ async def test_a_team_is_made_with_its_organization_changed_and_shown(sluiceway,
     assert {"organization: acme", "name: lab", "local_only: true"} <= set(shown)
 
 
+async def test_what_is_probably_a_mistake_is_told_beside_what_was_done(sluiceway):
+    """On stderr, as of keys; as JSON in the record."""
+    told = await sluiceway("teams", "set", "acme", "lab", "--model", "mistral-smal", "--model", "small")
+    named = await sluiceway("teams", "set", "acme", "lab", "--plan", "silver")
+    changed = json.loads((await sluiceway("teams", "set", "acme", "lab", "--backend", "gp", "--json")).stdout)
+
+    assert told.stdout.startswith("made acme/lab\n")
+    assert told.stderr == (
+        "Warning: models: no model here is called mistral-smal, so that it allows nothing; "
+        "did you mean `mistral-small`?\n"
+    )
+    assert named.stderr == ""
+    assert "did you mean `gpu`?" in changed["warnings"][1]
+
+
 async def test_teams_are_listed_of_one_organization_or_of_all(sluiceway):
     """Those of the gateway's file too."""
     await sluiceway("teams", "set", "acme", "lab", "--plan", "silver")

@@ -78,6 +78,18 @@ async def test_usage_as_json_is_the_admin_apis_answer(sluiceway, books):
     assert (told["total"]["calls"], told["total"]["usd"]) == (3, "1234.567890124")
 
 
+async def test_usage_takes_json_as_every_other_command_does(sluiceway, run, url, books):
+    """And not beside another form."""
+    asked = ("usage", "--org", "acme", "--until", "0h")
+    for more in ((), ("--format", "json")):
+        told = json.loads((await sluiceway(*asked, "--json", *more)).stdout)
+        assert told["total"] == json.loads((await sluiceway(*asked, "--format", "json")).stdout)["total"]
+
+    both = await run(*asked, "--json", "--format", "csv", SLUICEWAY_URL=url)
+    assert both.exit_code == 2
+    assert "--json and --format csv contradict each other" in both.stderr
+
+
 async def test_an_organization_without_usage_is_told_in_words_and_to_programs_as_a_header(sluiceway):
     told = (await sluiceway("usage", "--org", "nobody")).stdout
     assert told.startswith("nobody has used nothing from 20")

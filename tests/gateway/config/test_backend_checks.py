@@ -71,6 +71,50 @@ def test_a_backend_may_be_a_name_a_list_or_a_place(settings_of, tmp_path):
     assert [one.discovered for one in (listed, named, placed)] == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("listens", "url", "own"),
+    [
+        ("listen: {port: 8610}", "http://127.0.0.1:8610/v1", "address"),
+        ("listen: {port: 8610}", "http://localhost:8610/v1", "address"),
+        ("listen: {port: 8610}", "http://0.0.0.0:8610/v1", "address"),
+        ("listen: {port: 8610}", "http://127.0.0.1:8601/v1", "operations address"),
+        ("operations: {port: 8700}", "https://127.0.0.1:8700/v1", "operations address"),
+        ("listen: {host: 0.0.0.0, port: 80}", "http://127.1.2.3/v1", "address"),
+        ("listen: {host: '::', port: 443}", "https://127.0.0.1/v1", "address"),
+        ("listen: {host: '::', port: 8610}", "http://[::1]:8610/v1", "address"),
+        ("listen: {host: 10.0.0.5}", "http://10.0.0.5:8600/v1", "address"),
+        ("listen: {host: gate.local}", "http://Gate.Local:8600/v1", "address"),
+        ("listen: {host: localhost}", "http://127.0.0.1:8600/v1", "address"),
+        ("listen: {port: 8610}", "http://127.0.0.1:8600/v1", None),
+        ("listen: {port: 8610}", "http://10.0.0.5:8610/v1", None),
+        ("listen: {port: 8610}", "http://gate.local:8610/v1", None),
+        ("listen: {host: 10.0.0.5}", "http://127.0.0.1:8600/v1", None),
+        ("listen: {host: 0.0.0.0}", "http://[::1]:8600/v1", None),
+        ("listen: {host: 0.0.0.0}", "http://10.0.0.5:8600/v1", None),
+        ("listen: {port: 443}", "http://127.0.0.1/v1", None),
+    ],
+)
+@pytest.mark.parametrize("key", ["base_url", "list"])
+def test_a_backend_that_is_the_gateway_itself_is_told(mistakes_of, settings_of, tmp_path, listens, url, own, key):  # noqa: PLR0917 - the table's
+    """One call would become as many as it has places; what only a resolver knows is left to the probes."""
+    (tmp_path / "list").write_text(f"{url}\n")
+    text = f"{listens}\n{backends(**{key: url if key == 'base_url' else 'list'})}"
+    if own is None:
+        settings_of(text)
+        return
+
+    (mistake,) = mistakes_of(text)
+    where = (mistake.line, mistake.where, mistake.message, mistake.remedy)
+    assert where == (5, f"backends.gpu.{key}", f"is this gateway's own {own}", "name an engine")
+
+
+def test_an_address_that_could_not_be_read_is_nobodys_own(mistakes_of):
+    """It is told once, where it stands."""
+    for listens in ("listen: 5", "listen: {port: none}", "listen: {host: '-'}"):
+        text = f"{listens}\n{backends(base_url='http://127.0.0.1:8600/v1')}"
+        assert [mistake.line for mistake in mistakes_of(text)] == [1]
+
+
 def test_what_could_not_be_read_is_not_judged_again(mistakes_of):
     """A URL that is none is told once, and so is a row that is none."""
     for text in (backends(base_url="nonsense"), backends(base_url="nonsense", discover="dns"), "backends: {gpu: 5}\n"):

@@ -23,19 +23,12 @@ organizations:
 """
 
 
-@pytest.fixture
-def tenants_of(tmp_path):
+def tenants_of(text, environ=None, plans=None):
     """Read a text as a file of tenants."""
-
-    def read(text, environ=None):
-        path = tmp_path / "tenants.yaml"
-        path.write_text(text)
-        return read_tenants(path, environ or {})
-
-    return read
+    return read_tenants(text.encode(), "tenants.yaml", environ or {}, plans)
 
 
-def test_a_file_of_tenants_becomes_what_the_admin_api_takes(tenants_of):
+def test_a_file_of_tenants_becomes_what_the_admin_api_takes():
     """Each body says what the file does and no more; an organization's teams are their own."""
     text = WHOLE.replace("overrun: finish, ", "")
     tenants = tenants_of(text, {"BUDGET": "25.5"})
@@ -62,7 +55,7 @@ def test_a_file_of_tenants_becomes_what_the_admin_api_takes(tenants_of):
     assert stored_plan("lab", tenants.plans["lab"], None).name == "lab"
 
 
-def test_every_mistake_is_told_at_once_with_its_line(tenants_of):
+def test_every_mistake_is_told_at_once_with_its_line():
     """As of the gateway's own file."""
     with pytest.raises(ConfigError) as caught:
         tenants_of(
@@ -110,14 +103,49 @@ listen: {port: 1}
     assert "is not a setting of the file of tenants; known are: plans, organizations" in told
 
 
-def test_an_empty_file_says_what_to_write(tenants_of):
+def test_an_empty_file_says_what_to_write():
     """It is not taken for the wish to have no tenants."""
     with pytest.raises(ConfigError, match=r"name organizations or plans, or write `organizations: \{\}` for none"):
         tenants_of("# nothing\n")
     assert tenants_of("organizations: {}\n").organizations == {}
 
 
-def test_a_file_that_is_not_there_is_no_mistake_in_it(tmp_path):
-    """The command says so in its own words."""
-    with pytest.raises(OSError, match=r"none\.yaml"):
-        read_tenants(tmp_path / "none.yaml", {})
+def test_a_plan_may_be_the_files_or_the_gateways_or_none_at_all():
+    """Those are all that there are; which the gateway has may not be known."""
+    text = (
+        "plans: {lab: {tokens_per_day: 5}}\norganizations: {acme: {plan: lab}, globex: {plan: standard}, initech: {}}"
+    )
+    assert tenants_of(text, plans=["standard"]).organizations["acme"]["plan"] == "lab"
+    assert tenants_of("organizations: {acme: {plan: tin}}").organizations["acme"]["plan"] == "tin"
+
+
+def test_plans_that_are_nowhere_are_told_with_their_lines_beside_what_else_is_wrong():
+    """Each place that names one, with the nearest that there is, or all of them."""
+    with pytest.raises(ConfigError) as caught:
+        tenants_of(
+            """\
+plans:
+  gold: {tokens_per_day: 0}
+organizations:
+  acme:
+    plan: tin
+    teams:
+      lab: {plan: gold}
+      ops:
+        plan: standart
+""",
+            plans=["standard"],
+        )
+    nowhere = "is a plan that neither this file nor the gateway has"
+    assert list(map(str, caught.value.mistakes[1:])) == [
+        f"tenants.yaml:5: organizations.acme.plan: 'tin' {nowhere}; known are: gold, standard",
+        f"tenants.yaml:9: organizations.acme.teams.ops.plan: 'standart' {nowhere}; did you mean `standard`?",
+    ]
+    assert caught.value.mistakes[0].where == "plans.gold.tokens_per_day"
+
+
+def test_where_its_plans_cannot_be_read_none_is_called_unknown():
+    """It may well be among them."""
+    with pytest.raises(ConfigError) as caught:
+        tenants_of("plans: [gold]\norganizations: {acme: {plan: gold}}\n", plans=["standard"])
+    assert [mistake.where for mistake in caught.value.mistakes] == ["plans"]

@@ -28,6 +28,12 @@ SECRET = "hunter2"
         ("limits: {body_deadline: 0}\n", 2, "limits.body_deadline", "write seconds from 0.1 to 86,400"),
         ("store: {url: mysql://h}\n", 2, "store.url", "is no store"),
         ("store: {url: /run/redis.sock}\n", 2, "store.url", "is no store"),
+        (
+            "store: {url: 'localhost:6379'}\n",
+            2,
+            "store.url",
+            "redis+sentinel://HOST:PORT,HOST:PORT/MASTER/DB or redis+c",
+        ),
         ("store: {url: 'redis://'}\n", 2, "store.url", "no valid host"),
         ("store: {url: redis://h/main}\n", 2, "store.url", "no database number"),
         ("store: {url: redis://h:99999}\n", 2, "store.url", "not a valid URL"),

@@ -149,7 +149,7 @@ async def test_a_caller_who_leaves_a_plain_call_in_prefill_stops_it(slow):
 
 
 async def test_no_more_than_its_slots_generate_at_once(slow):
-    body = {"model": "m", "messages": MESSAGES, "max_tokens": 10, "ignore_eos": True}
+    body = {"model": "m", "messages": MESSAGES, "max_tokens": 50, "ignore_eos": True}  # a second each
     calls = asyncio.gather(*(slow.post("/v1/chat/completions", json=body) for _ in range(5)))
     seen = set()
     while not calls.done():

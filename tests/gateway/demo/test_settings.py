@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from gateway.config.settings import StoreSettings
 from gateway.demo.cast import GPUS, HOSTED, MODEL, ORGANIZATION
 from gateway.demo.fleet import Fleet
 from gateway.demo.settings import demo_settings
@@ -16,6 +17,7 @@ def test_the_gateway_gets_one_model_on_two_free_replicas_and_one_priced_endpoint
     assert [deployment.kind for deployment in model.deployments] == ["vllm", "vllm", "openai"]
     assert settings.organizations[ORGANIZATION].plan == settings.plans["demo"]
     assert settings.plans["tiny"].meters[0].burst == 3
+    assert settings.store.deadline > StoreSettings("embedded", Path("data")).deadline, "a busy machine is no outage"
 
 
 def test_without_failover_a_call_is_tried_once():

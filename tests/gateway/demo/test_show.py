@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -5,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -13,10 +15,16 @@ from gateway.demo.fleet import ROOT
 from tests.parts.ports import free_port
 
 
-def demo(*flags: str) -> subprocess.Popen:
+@contextlib.contextmanager
+def demo(*flags: str) -> Iterator[subprocess.Popen]:
+    """Run the demo, and end it with the block: one that did not do what a test wants would go on for good."""
     code = "from gateway.cli import main; main(['demo', *__import__('sys').argv[1:]])"
     command = [sys.executable, "-c", code, *flags]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def sluiceway(*words: str, **said: str) -> str:

@@ -114,6 +114,29 @@ async def test_no_key_is_told_where_to_put_one(known, headers):
     assert await known.identify(headers, HERE) is rejection
 
 
+@pytest.mark.parametrize("told", [b"Basic dXNlcjpwYXNz", b"Token abc", b"", b"Bearer", b"KEY"])
+async def test_a_key_that_is_not_sent_as_bearer_is_told_so(known, key, told):
+    """And only it: whoever sends no key at all, or none behind the word, has that word right."""
+    value = told.replace(b"KEY", key.encode())
+    rejection = await known.identify([(b"authorization", value)], HERE)
+    assert rejection.reason is Reason.NO_KEY
+    other = value.partition(b" ")[0] not in {b"", b"Bearer"}
+    assert rejection.message.startswith("The authorization header does not begin with `Bearer `. ") is other
+    assert key not in rejection.message
+
+
+async def test_an_admin_key_is_told_apart_from_a_key_that_was_cut(known, store):
+    """Whoever has just one of the two takes it for both."""
+    secret = "0123456789abcdef" * 3
+    rejection = await who(known, f"sw_admin_{secret}")
+    assert rejection.reason is Reason.BAD_KEY
+    assert rejection.message == (
+        "This looks like an admin key, which calls no model and opens only its own gateway's admin API. "
+        "For calls, make an API key with `sluiceway keys create`."
+    )
+    assert store.round_trips == 0
+
+
 @pytest.mark.parametrize(
     "credential",
     [

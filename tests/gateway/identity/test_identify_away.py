@@ -232,7 +232,7 @@ async def test_a_caller_who_came_while_the_store_was_away_is_served_when_it_is_b
 async def test_a_store_that_dies_and_comes_back_is_missed_and_found(tmp_path):
     """The same with a real one, its silence and a real clock."""
     async with stores.one(tmp_path) as server:
-        store, listening = Store(server.url, deadline=0.5), Store(server.url, deadline=0.8)
+        store, listening = Store(server.url, deadline=2.0), Store(server.url, deadline=0.8)
         feed = Feed(listening)
         settings = {"plans": LOCAL, "organizations": LOCAL_ORGANIZATIONS, "when_down": "local"}
         known = identities(registry := Registry(store), feed, **settings)

@@ -30,11 +30,11 @@ class Word:
 
 
 class Held(Registry):
-    """A registry whose answers are held back once they have been read, while `hold` is set."""
+    """A registry whose answers are held back once they have been read, while `hold` is set; `answers` counts them."""
 
     def __init__(self, store):
         super().__init__(store)
-        self.let_go, self.reads, self.hold = asyncio.Event(), 0, False
+        self.let_go, self.reads, self.answers, self.hold = asyncio.Event(), 0, 0, False
 
     async def fenced(self, wanted):
         self.reads += 1
@@ -45,6 +45,7 @@ class Held(Registry):
         return await self._held(await super().existing(key_ids))
 
     async def _held(self, found):
+        self.answers += 1
         if self.hold:
             self.let_go.clear()
             await self.let_go.wait()
@@ -75,10 +76,9 @@ async def one(mirror, sort=OrganizationRecord, name="acme"):
 
 async def holding(mirror, held, *wanted):
     """Begin to fetch, and hold the answer that the store gave."""
-    held.hold, reads = True, held.reads
+    held.hold, answers = True, held.answers
     fetching = clock.spawn(mirror.fetch(wanted or [WANTED]), "fetch")
-    await come(lambda: held.reads > reads)
-    await asyncio.sleep(0.05)
+    await come(lambda: held.answers > answers)
     held.hold = False
     return fetching
 
@@ -151,7 +151,7 @@ async def test_a_key_that_is_made_while_it_is_asked_for_is_found(mirror, held, w
     held.hold = True
     key_id, _ = new_key()
     fetching = clock.spawn(mirror.fetch([(KeyRecord, key_id)]), "fetch")
-    await asyncio.sleep(0.05)
+    await come(lambda: held.answers)
     record = KeyRecord(key_id=key_id, organization="acme", team="t", name="n", digest="aa", created=1)
     word.tell("key", key_id, await put(held, record))
     held.hold = False

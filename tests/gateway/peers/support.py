@@ -14,6 +14,7 @@ class Part:
     """What of a fleet is shared."""
 
     def __init__(self):
+        self.homes = {}
         self.here = {}
         self.elsewhere = None
         self.fresh = deque(maxlen=1000)

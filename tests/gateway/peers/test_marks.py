@@ -12,7 +12,7 @@ def told(telling, *fresh, gateways=2, now=0.0):
 
 def test_a_mark_is_told_again_only_when_it_would_soon_be_forgotten():
     """A session's next turn repeats all that came before it."""
-    telling = Telling()
+    telling = Telling(str)
     assert told(telling, ("m", (1, 2))) == [("m", (1, 2))]
     assert told(telling, ("m", (1, 2)), now=1.0) == []
     assert told(telling, ("m", (1, 2, 3)), ("n", (1,)), now=1.0) == [("m", (3,)), ("n", (1,))]
@@ -21,7 +21,7 @@ def test_a_mark_is_told_again_only_when_it_would_soon_be_forgotten():
 
 def test_all_is_told_anew_for_one_who_has_heard_nothing():
     """Within a beat of its coming."""
-    telling = Telling()
+    telling = Telling(str)
     told(telling, ("m", (1, 2)))
     telling.forget()
 
@@ -30,7 +30,7 @@ def test_all_is_told_anew_for_one_who_has_heard_nothing():
 
 def test_nothing_to_tell_is_no_bytes():
     """So that the beat carries none."""
-    telling = Telling()
+    telling = Telling(str)
 
     assert telling.pack(deque(), 2, 0.0) == b""
     told(telling, ("m", (1,)))
@@ -49,7 +49,7 @@ def test_a_beat_tells_no_more_than_its_part_and_the_rest_later(sizes, gateways):
     for size in sizes:
         fresh.append(("m", tuple(range(first, first + size))))
         first += size
-    telling, heard, beats = Telling(), [], 0
+    telling, heard, beats = Telling(str), [], 0
     while fresh:
         marks = [mark for _, marks in unpack(telling.pack(fresh, gateways, 0.0)) for mark in marks]
         assert len(marks) <= MOST // gateways
@@ -62,7 +62,7 @@ def test_a_beat_tells_no_more_than_its_part_and_the_rest_later(sizes, gateways):
 
 def test_the_memory_of_what_was_told_is_bounded():
     """What was told longest ago is told again first."""
-    telling = Telling()
+    telling = Telling(str)
     many = tuple(range(TOLD + 10))
     for begin in range(0, len(many), 1000):
         told(telling, ("m", many[begin : begin + 1000]))

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 from gateway import clock
 from gateway.config.settings import Backend
 from gateway.peers import Memory
+from gateway.peers import memory as module
 from gateway.peers.memory import EVERY, JITTER, KEPT, PREFIX, STEP
 from gateway.store.door import StoreDown
 from gateway.upstream.fleet import Fleet
@@ -100,6 +101,21 @@ async def test_what_was_learned_of_another_place_or_model_is_not_taken(gateways)
 
     assert new.latency(0).samples == (ENOUGH, ENOUGH)
     assert new.latency(1).samples == (0, 0)
+
+
+async def test_what_is_reached_by_a_loopback_is_learned_by_each_host_for_itself(gateways, monkeypatch):
+    """Gateways of one host learn together; what their kind has in common is everybody's."""
+    places = {0: "http://127.0.0.1:8000/v1"}
+    old, beside, far = gateways(places=places), gateways(places=places), gateways(places=places)
+    old.learn()
+    await old.memory.tell()
+    await beside.memory.read()
+    monkeypatch.setattr(module, "this_host", lambda: "another")
+    await far.memory.read()
+
+    assert [beside.latency(number).samples for number in (0, 1)] == [(ENOUGH, ENOUGH), (ENOUGH, ENOUGH)]
+    assert [far.latency(number).samples for number in (0, 1)] == [(0, 0), (ENOUGH, ENOUGH)]
+    assert far.first(0) != gateways().first(0)  # the pool's
 
 
 async def test_only_what_has_news_is_told_and_what_was_heard_is_none(gateways):

@@ -117,6 +117,17 @@ def test_all_gateways_have_the_same_order(names, deployment):
     assert sorted(ranks) == list(range(len(names)))
 
 
+def test_those_that_have_told_nothing_of_it_have_no_turn_where_that_is_asked():
+    """Whoever keeps calls out has told so."""
+    rows = Rows()
+    for name in "bcdefgh":
+        rows.take(name, packed({"gpu/m": "[0,0,0,1,0,0]"}) if name in "bc" else b"", whole=True)
+
+    assert {rows.rank("gpu/m", me, told=True) for me in ("a", "x", "y", "z")} <= {0, 1, 2}
+    assert max(rows.rank("gpu/m", me) for me in ("a", "x", "y", "z")) > 2
+    assert rows.rank("gpu/n", "a", told=True) == 0
+
+
 def test_each_deployment_has_an_order_of_its_own():
     """So that one gateway is not the first to probe everything."""
     rows = Rows()

@@ -7,6 +7,7 @@ import structlog
 
 from gateway.store.door import NoScriptError, Store, StoreDown
 from gateway.store.preconditions import examine
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.stores import cluster, one, replicates, sentinels, until
 
 SCRIPT = b"return redis.call('incr', KEYS[1])"
@@ -38,9 +39,9 @@ async def goes_on(store, *commands, seconds=5.0):
 async def test_a_password_and_a_database_are_taken_from_the_url(tmp_path):
     async with one(tmp_path) as server:
         await server.ask("CONFIG SET", "requirepass", "secret")
-        store = Store(f"redis://:secret@127.0.0.1:{server.port}/3")
-        stranger = Store(f"redis://:wrong@127.0.0.1:{server.port}")
-        nowhere = Store(f"redis://:secret@127.0.0.1:{server.port}/99")
+        store = Store(f"redis://:secret@127.0.0.1:{server.port}/3", deadline=STORE_DEADLINE)
+        stranger = Store(f"redis://:wrong@127.0.0.1:{server.port}", deadline=STORE_DEADLINE)
+        nowhere = Store(f"redis://:secret@127.0.0.1:{server.port}/99", deadline=STORE_DEADLINE)
         try:
             await store.send(("SET", "a", 1))
             (replies,) = (await store.everywhere(("INFO", "keyspace"))).values()
@@ -57,7 +58,7 @@ async def test_a_password_and_a_database_are_taken_from_the_url(tmp_path):
 
 async def test_a_server_that_is_in_no_cluster_is_none(tmp_path):
     async with one(tmp_path) as server:
-        store = Store(f"redis+cluster://127.0.0.1:{server.port}")
+        store = Store(f"redis+cluster://127.0.0.1:{server.port}", deadline=STORE_DEADLINE)
         with pytest.raises(StoreDown, match="Cluster mode is not enabled"):
             await store.send(("PING",))
         await store.close()
@@ -65,7 +66,7 @@ async def test_a_server_that_is_in_no_cluster_is_none(tmp_path):
 
 async def test_sentinels_that_know_nothing_are_a_store_that_is_down(tmp_path):
     async with one(tmp_path) as server:
-        store = Store(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{server.port}/books")
+        store = Store(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{server.port}/books", deadline=STORE_DEADLINE)
         try:
             with pytest.raises(StoreDown, match="cannot be reached: unknown command"):
                 await store.send(("PING",))
@@ -118,7 +119,7 @@ async def test_a_demoted_masters_connections_are_left_for_the_new_ones(tmp_path)
 
 async def test_a_cluster_takes_each_organizations_commands_where_they_belong(tmp_path, log):
     async with cluster(tmp_path) as group:
-        store = Store(group.url)
+        store = Store(group.url, deadline=STORE_DEADLINE)
         try:
             await store.load(SCRIPT)
             assert await store.send(*CALLS, ("PING",)) == [1] * len(CALLS) + [True]
@@ -159,7 +160,7 @@ async def test_service_goes_on_when_a_cluster_has_lost_a_master(tmp_path, log, l
 async def test_slots_that_move_are_followed_without_an_outage(tmp_path, log):
     """A replica takes over from its living master, which then answers MOVED."""
     async with cluster(tmp_path) as group:
-        store = Store(group.url)
+        store = Store(group.url, deadline=STORE_DEADLINE)
         try:
             await goes_on(store, *CALLS)
             await group.replicas[0].ask("CLUSTER FAILOVER")

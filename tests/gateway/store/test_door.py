@@ -8,6 +8,7 @@ import structlog
 from gateway.store import door
 from gateway.store.door import NoScriptError, Store, StoreDown
 from gateway.store.embedded import embedded
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.ports import free_ports
 from tests.parts.stores import one, until
 
@@ -23,7 +24,7 @@ async def server(tmp_path):
 
 @pytest.fixture
 async def store(server):
-    store = Store(server.url)
+    store = Store(server.url, deadline=STORE_DEADLINE)
     yield store
     await store.close()
 
@@ -71,7 +72,7 @@ async def test_connections_that_cannot_be_renewed_are_a_store_that_is_down(store
 
 async def test_a_store_that_cannot_be_reached_is_down_until_it_answers(tmp_path, log):
     (port,) = free_ports(1)
-    store = Store(f"redis://127.0.0.1:{port}")
+    store = Store(f"redis://127.0.0.1:{port}", deadline=STORE_DEADLINE)
 
     assert "cannot be reached" in await refused(store, "PING")
     assert "cannot be reached" in store.down
@@ -85,8 +86,11 @@ async def test_a_store_that_cannot_be_reached_is_down_until_it_answers(tmp_path,
     assert [entry["event"] for entry in log] == ["the store is down", "the store is back"]
 
 
-async def test_a_silent_store_is_down_after_the_deadline_and_its_late_replies_are_nobody_elses(server, store):
+async def test_a_silent_store_is_down_after_the_deadline_and_its_late_replies_are_nobody_elses(
+    server, store, monkeypatch
+):
     await asyncio.gather(*(store.send(["PING"]) for _ in range(5)))  # connections to be left with a late reply
+    monkeypatch.setattr(store, "_deadline", 0.25)
     server.pause()
     calls = [store.send(["ECHO", f"late {number}"]) for number in range(5)]
     for failure in await asyncio.gather(*calls, return_exceptions=True):
@@ -215,7 +219,7 @@ async def test_keys_are_found_by_pattern_in_any_number(store):
 
 
 async def test_more_calls_at_once_than_connections_are_refused_and_the_store_is_not_down(server):
-    store = Store(f"{server.url}?max_connections=1")
+    store = Store(f"{server.url}?max_connections=1", deadline=STORE_DEADLINE)
     outcomes = await asyncio.gather(*(store.send(["PING"]) for _ in range(3)), return_exceptions=True)
 
     assert outcomes[0] == [True]
@@ -238,12 +242,12 @@ async def test_what_is_asked_everywhere_is_answered_with_its_errors(server, stor
 async def test_a_busy_loop_is_not_taken_for_a_store_that_is_down(tmp_path):
     """The answer came in time; nobody had read it."""
     async with embedded(tmp_path) as url:
-        store = Store(url, deadline=0.05)
+        store = Store(url, deadline=0.25)
         await store.send(("PING",))
         asking = asyncio.ensure_future(store.send(("GET", "a")))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy on purpose
+        time.sleep(1.0)  # noqa: ASYNC251 - the loop is busy on purpose
 
         assert await asking == [None]
         assert store.down is None

@@ -17,6 +17,7 @@ from gateway.store import embedded as module
 from gateway.store.door import Store, StoreDown
 from gateway.store.embedded import DataDirLocked, embedded
 from gateway.store.notes import note_at
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.processes import lives
 
 OWNER = """
@@ -62,7 +63,7 @@ def owner(data_dir, program=OWNER):
 
 @contextlib.asynccontextmanager
 async def opened(url):
-    store = Store(url)
+    store = Store(url, deadline=STORE_DEADLINE)
     try:
         yield store
     finally:

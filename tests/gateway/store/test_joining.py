@@ -8,6 +8,7 @@ from gateway.store import joining as module
 from gateway.store.door import Store, StoreDown
 from gateway.store.joining import Joining
 from gateway.store.preconditions import UnfitStore, examine
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.ports import free_ports
 from tests.parts.scripted import ScriptedServer
 from tests.parts.stores import MASTER, SLOTS, Server, until
@@ -31,7 +32,7 @@ class Way:
     """The way of one gateway to its store. `did`: what was done on it, and whether the store was down then."""
 
     def __init__(self, url):
-        self.store = Store(url)
+        self.store = Store(url, deadline=STORE_DEADLINE)
         self.did = []
         self.error = self.fault = None
         self.joining = Joining(self.store, self._prepare, self._begin)

@@ -3,6 +3,7 @@ from redis.asyncio import Redis
 
 from gateway.store.door import Store
 from gateway.store.preconditions import LAYOUT, Told, UnfitStore, examine, judge, wrong_layout
+from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.ports import free_ports
 from tests.parts.stores import MASTER, Server, one
 
@@ -129,7 +130,7 @@ def test_data_of_another_version_are_refused_with_what_to_do(found, message):
 
 async def test_a_real_store_is_examined_and_its_data_given_their_version(tmp_path):
     async with one(tmp_path, appendonly="yes") as server:
-        store = Store(server.url)
+        store = Store(server.url, deadline=STORE_DEADLINE)
         try:
             assert await examine(store, allow_eviction=False) == []
             assert await examine(store, allow_eviction=False) == []
@@ -144,7 +145,7 @@ async def test_a_real_store_is_examined_and_its_data_given_their_version(tmp_pat
 
 async def test_a_real_store_that_is_unfit_gets_no_data(tmp_path):
     async with one(tmp_path, maxmemory="100mb", maxmemory_policy="allkeys-lfu") as server:
-        store = Store(server.url)
+        store = Store(server.url, deadline=STORE_DEADLINE)
         try:
             with pytest.raises(UnfitStore, match=f"127.0.0.1:{server.port}/0 has maxmemory-policy allkeys-lfu"):
                 await examine(store, allow_eviction=False)
@@ -159,7 +160,7 @@ async def test_a_real_store_that_is_unfit_gets_no_data(tmp_path):
 
 async def test_a_user_that_may_not_ask_for_the_configuration_is_no_obstacle(tmp_path):
     async with one(tmp_path, appendonly="yes", user="default on nopass ~sw:* +@all -config") as server:
-        store = Store(server.url)
+        store = Store(server.url, deadline=STORE_DEADLINE)
         try:
             assert await examine(store, allow_eviction=False) == []
         finally:
@@ -168,7 +169,7 @@ async def test_a_user_that_may_not_ask_for_the_configuration_is_no_obstacle(tmp_
 
 async def test_a_replica_named_by_mistake_is_told_with_its_master(tmp_path):
     async with one(tmp_path / "a") as master, one(tmp_path / "b", replicaof=f"127.0.0.1 {master.port}") as replica:
-        store = Store(replica.url)
+        store = Store(replica.url, deadline=STORE_DEADLINE)
         try:
             with pytest.raises(UnfitStore, match=f"is a replica of 127.0.0.1:{master.port}"):
                 await examine(store, allow_eviction=False)
@@ -178,7 +179,7 @@ async def test_a_replica_named_by_mistake_is_told_with_its_master(tmp_path):
 
 async def unfit(url):
     """Return why the store at `url` must not be used."""
-    store = Store(url)
+    store = Store(url, deadline=STORE_DEADLINE)
     try:
         with pytest.raises(UnfitStore) as caught:
             await examine(store, allow_eviction=False)
@@ -201,7 +202,7 @@ async def test_a_database_that_a_server_does_not_have_is_told_with_those_it_has(
         finally:
             sentinel.kill()
 
-        store = Store(f"{there}/3")
+        store = Store(f"{there}/3", deadline=STORE_DEADLINE)
         try:
             assert len(await examine(store, allow_eviction=False)) == 1, "that it keeps nothing over a restart"
             assert await store.send(("GET", "sw:layout")) == [b"2"]

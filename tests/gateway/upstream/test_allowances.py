@@ -89,8 +89,8 @@ async def opened():
     """Make homes, and close them."""
     homes = []
 
-    def make(api_key=KEY, base_url="https://integrate.api.nvidia.com/v1", name="hosted", **settings):
-        homes.append(Home(Backend(name, "nvidia", base_url, api_key, **settings)))
+    def make(api_key=KEY, base_url="https://integrate.api.nvidia.com/v1", name="hosted", kind="nvidia", **settings):
+        homes.append(Home(Backend(name, kind, base_url, api_key, **settings)))
         return homes[-1]
 
     yield make
@@ -252,6 +252,21 @@ async def test_a_limit_of_20_where_40_was_believed_is_found_and_kept(store, open
     assert 2 <= first <= 8
     assert sum(len(each.refusals) for each in callers) - first <= 2
     assert sum(len(each.served) for each in callers) - served >= 0.85 * 200
+
+
+async def test_an_engine_of_one_host_has_a_limit_there_and_an_account_one_behind_all_proxies(
+    store, opened, time, monkeypatch
+):
+    """Two hosts' engines take twice the calls; two proxies to one endpoint do not."""
+    here, granted = "http://127.0.0.1:8000/v1", {}
+    for kind in ("vllm", "openai"):
+        for gateway, host in (("a", "left"), ("b", "left"), ("c", "right")):
+            monkeypatch.setattr(module, "this_host", lambda host=host: host)
+            caller = Caller(store, opened(base_url=here, kind=kind), time, 1)
+            granted[kind, gateway] = await caller.allowances.take(caller.live, caller.home) == 0.0
+
+    assert [granted["vllm", gateway] for gateway in "abc"] == [True, False, True]
+    assert [granted["openai", gateway] for gateway in "abc"] == [True, False, False]
 
 
 async def test_a_limit_that_rises_again_is_found_again(store, opened, time):

@@ -9,6 +9,7 @@ import structlog
 from gateway.config.settings import PROBE_EVERY, PROBE_HOSTED_EVERY, Backend
 from gateway.upstream import probes as module
 from gateway.upstream.fleet import Fleet
+from gateway.upstream.listing import GATEWAY, OURS
 from gateway.upstream.probes import Probes, probe
 from policies.domain import Deployment
 from policies.failures import Failure, FailureKind
@@ -56,15 +57,15 @@ TELLS_WINDOW = {"vllm", "sglang", "nim", "llamacpp", "lmstudio"}
 
 
 class Engine(Http1Server):
-    """Answers from a table of paths with `status`, once `free` is set; never those in `silent`.
+    """Answers from a table of paths with `status`, or as `statuses` says, once `free` is set; never those in `silent`.
 
-    `most`: requests that it had at once.
+    `header`: a line of each answer's head. `most`: requests that it had at once.
     """
 
     def __init__(self, pages):
         super().__init__()
         self.pages, self.status = pages, 200
-        self.silent = set()
+        self.silent, self.statuses, self.header = set(), {}, ""
         self.open = self.most = 0
         self.free = asyncio.Event()
         self.free.set()
@@ -78,7 +79,9 @@ class Engine(Http1Server):
         self.open -= 1
         found = self.pages.get(request.path)
         body = (found or "") if isinstance(found, str) else json.dumps(found)
-        await connection.answer(404 if found is None else self.status, body.encode())
+        status = self.statuses.get(request.path, 404 if found is None else self.status)
+        head = f"HTTP/1.1 {status} \r\n{self.header}content-length: {len(body)}\r\n\r\n"
+        await connection.write((head + body).encode())
 
     @property
     def asked(self):
@@ -143,7 +146,7 @@ async def test_what_an_engine_does_not_tell_is_unknown(fleet):
     async with Engine({"/health": "", "/v1/models": LISTED}) as engine:
         home = home_of(fleet, engine, "llamacpp")
 
-        assert await probe(home, thorough=True) == Finding(None, Load(), None)
+        assert await probe(home, thorough=True) == Finding(None, Load(), None, 200)
 
 
 async def test_an_engine_that_is_too_busy_to_tell_its_load_is_up(fleet, monkeypatch):
@@ -153,7 +156,7 @@ async def test_an_engine_that_is_too_busy_to_tell_its_load_is_up(fleet, monkeypa
         engine.silent = {"/metrics"}
         found = await probe(home_of(fleet, engine), thorough=True)
 
-    assert found == Finding(None, Load(), Told(("m",), {"m": 4096}, {}))
+    assert found == Finding(None, Load(), Told(("m",), {"m": 4096}, {}), 200)
 
 
 @pytest.mark.parametrize("body", ["", {"error": {"code": 503, "message": "Loading model"}}])
@@ -278,6 +281,58 @@ async def test_a_probe_ejects_nobody(fleet):
     assert (snapshot.down, snapshot.ejected, snapshot.absent) == ("refused", False, None)
 
 
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+async def test_no_call_goes_to_a_gateway_not_even_as_the_last_resort(fleet, kind, monkeypatch):
+    """It would come back as two, these as four; once an engine stands there, it is found as any other is."""
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    probes = Probes(fleet, lambda: None)
+    one = Deployment("gpu", kind, "m", None, frozenset(), None)
+    async with Engine(ENGINES[kind]) as engine:
+        engine.header = f"{OURS}: abc\r\n"
+        home = home_of(fleet, engine, kind, probe_every=0.01)
+        probes.follow()
+        await eventually(lambda: home.condition.down)
+        seen = fleet.live(one).snapshot(one, 0.0)
+        engine.header = ""
+        probes.follow()
+        await eventually(lambda: home.condition.down is None)
+        after = fleet.live(one).snapshot(one, 0.0)
+        probes.close()
+
+    assert (seen.down, seen.absent) == (GATEWAY, GATEWAY)
+    assert (after.down, after.absent) == (None, None)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_backend_that_refuses_its_list_is_up_and_in_doubt(fleet, kind, status):
+    """As a wrong path or key makes it, which else the first caller finds out; told once, until it is mended."""
+    probes, doubts = Probes(fleet, lambda: None), []
+    async with Engine(ENGINES[kind]) as engine:
+        home = home_of(fleet, engine, kind)
+        with structlog.testing.capture_logs() as logs:
+            for now in (status, status, 200, status):
+                engine.statuses["/v1/models"] = now
+                probes.found(home, await probe(home, thorough=True))
+                doubts.append(home.condition.doubt)
+                assert home.condition.down is None
+
+    why = f"GET /models answered {status}: are its URL and its credential right?"
+    assert doubts == [why, why, None, why]
+    assert [(entry["event"], entry["why"]) for entry in logs] == [("a backend refuses its list of models", why)] * 2
+
+
+async def test_what_a_list_said_stands_until_it_is_asked_for_again(fleet):
+    """An engine whose health is another page is asked for it every half minute."""
+    probes = Probes(fleet, lambda: None)
+    async with Engine(ENGINES["vllm"] | {"/v1/models": None}) as engine:
+        home = home_of(fleet, engine)
+        for thorough in (True, False):
+            probes.found(home, await probe(home, thorough=thorough))
+
+    assert home.condition.doubt is not None
+
+
 async def test_what_is_told_anew_is_passed_on_once(fleet):
     """And what is not asked changes nothing."""
     passed = []
@@ -343,7 +398,7 @@ async def test_a_real_llama_cpp_tells_its_load_its_window_and_its_end(fleet, tmp
     async with LlamaServer(model, context=1024, parallel=2) as server:
         home = fleet.add(Backend("gpu", "llamacpp", f"{server.url}/v1"))
         found = await probe(home, thorough=True)
-        assert found == Finding(None, Load(0.0, 0.0, None), Told(("tiny",), {"tiny": 1024, ANY: 1024}, {}))
+        assert found == Finding(None, Load(0.0, 0.0, None), Told(("tiny",), {"tiny": 1024, ANY: 1024}, {}), 200)
         server.kill()
 
         assert (await probe(home, thorough=True)).trouble.certain
@@ -356,7 +411,8 @@ async def test_a_simulated_sglang_generates_nothing_for_its_probes(fleet, prefix
         home = home_of(fleet, engine, "sglang", api_key="key")
         found = [await probe(home, thorough=True) for _ in range(3)][-1]
 
-        assert found == Finding(None, Load(0.0, 0.0, 0.0), Told((engine.model,), {engine.model: engine.context}, {}))
+        told = Told((engine.model,), {engine.model: engine.context}, {})
+        assert found == Finding(None, Load(0.0, 0.0, 0.0), told, 200)
         assert (engine.health_generations, engine.generated) == (0, 0)
 
 

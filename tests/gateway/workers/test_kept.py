@@ -9,6 +9,7 @@ from gateway.reloading import attainable
 from gateway.store.door import Store
 from gateway.workers.kept import keep
 from tests.gateway.harness import settings
+from tests.parts.gateway import STORE_DEADLINE
 
 
 async def test_workers_share_what_there_is_one_of(tmp_path):
@@ -17,7 +18,7 @@ async def test_workers_share_what_there_is_one_of(tmp_path):
     async with keep(first, 2) as kept:
         inside = kept.inside(first)
         task = kept.task(2, inside, discover=True)
-        store = Store(inside.store.url)
+        store = Store(inside.store.url, deadline=STORE_DEADLINE)
         await store.send(("PING",))
         await store.close()
 

@@ -216,7 +216,7 @@ async def test_an_answer_that_breaks_off_is_not_made_whole(site, told):
 
 async def test_one_that_hangs_is_passed_nothing(site, monkeypatch):
     """It would be done when it goes on, long after its sender has given up; known to hang, it is not even looked at."""
-    monkeypatch.setattr(operations, "ASKED_WITHIN", 0.1)
+    monkeypatch.setattr(operations, "ASKED_WITHIN", 0.5)
     site.workers[0].hangs = True
     names = [(await site.ask("/admin/v1/plans", "POST")).json()["name"] for _ in range(3)]
     looks = len(site.workers[0].requests)
