@@ -22,6 +22,9 @@ from tests.parts.ports import free_port
 CORE, REST = 0, 1
 """The core of whatever is measured, and the one of everything else."""
 
+STARVED = 10.0
+"""Seconds that the store may take: bound to one core beside others that are busy, it may not run for two of them."""
+
 CHAT = "/v1/chat/completions"
 WIDE = {"requests_per_minute": 60_000_000, "tokens_per_minute": 150_000_000, "concurrent_requests": 10_000}
 NARROW = {"requests_per_minute": 1, "tokens_per_minute": 150_000_000, "concurrent_requests": 10_000}
@@ -116,6 +119,7 @@ class Ours(Site):
             "backends": {"up": {"kind": "vllm", "base_url": f"{upstream}/v1", "transport": transport}},
             "models": {"m": {"deployments": [{"backend": "up", "model": "m", "modalities": ["text", "image"]}]}},
             "plans": {"wide": WIDE, "narrow": NARROW},
+            "store": {"url": "embedded", "data_dir": str(home / "data"), "deadline": STARVED},
             **({"telemetry": telemetry} if telemetry else {}),
         }
         self.gateway = GatewayProcess(write_config(home, settings))

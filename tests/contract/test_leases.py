@@ -27,7 +27,7 @@ from tests.contract.support import (
     usage,
 )
 
-QUICK = {"heartbeat": 0.05, "lost_after": 0.3}
+QUICK = {"heartbeat": 0.1, "lost_after": 0.6}
 
 
 async def all_is_back(server):

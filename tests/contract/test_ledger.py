@@ -148,7 +148,7 @@ async def test_a_settlement_counts_once_however_often_it_is_made(server, gateway
 
     for completion in (6, 7, 8):
         ledger.settle(reservation, bill(4, completion))
-        await asyncio.sleep(0.02)
+        await settled(ledger, left=1)
 
     assert await server.slots("key:k1") == 1
     assert await usage(ledger) == {("k1", "m"): Amounts(1, 4, 0, 6)}

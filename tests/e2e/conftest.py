@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from struct import unpack_from
 
 import pytest
 from openai import AsyncOpenAI
@@ -22,8 +23,8 @@ if os.environ.get("SLUICEWAY_LANE") == "ci":
     STORES.append(pytest.param("redis", id="redis", marks=pytest.mark.ci))
 
 WIDE = {"requests_per_minute": 60_000, "tokens_per_minute": 60_000_000, "concurrent_requests": 200}
-NARROW = {"requests_per_minute": {"limit": 60, "burst": 2}}
-"""Two calls at once, then one a second."""
+NARROW = {"requests_per_minute": {"limit": 20, "burst": 2}}
+"""Two calls at once, then one every three seconds."""
 
 
 @contextmanager
@@ -91,6 +92,17 @@ def over(servers, *, model="tiny", **changes):
         "plans": {"wide": WIDE, "narrow": NARROW},
         **changes,
     }
+
+
+def journalled(folder):
+    """Return how many entries are whole in the journals of a folder: two a call that the store knows nothing of."""
+    found = 0
+    for path in folder.glob("*.journal"):
+        data, at = path.read_bytes(), 0
+        while at + 8 <= len(data):
+            at += 8 + unpack_from("<I", data, at)[0]
+            found += at <= len(data)
+    return found
 
 
 class Site:

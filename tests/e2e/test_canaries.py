@@ -18,7 +18,7 @@ from gateway.identity.keys import new_secret, parse
 from tests.contract.support import until
 from tests.fakes.identity_provider import IdentityProvider, digits, new_key
 from tests.gateway.harness import eventually
-from tests.parts.gateway import ADMIN_KEY, GatewayProcess, contents, secret_of, write_config
+from tests.parts.gateway import ADMIN_KEY, STORE_DEADLINE, GatewayProcess, contents, secret_of, write_config
 from tests.parts.otlp import OtlpReceiver
 from tests.parts.proxy import StoreProxy
 from tests.parts.scripted import (
@@ -184,7 +184,12 @@ def settings(folder, store, provider, upstreams, receiver):
         "issuers": {
             "idp": {"issuer": provider.issuer, "audience": "sluiceway", "organization_claim": "org", "team": "research"}
         },
-        "store": {"url": store.url, "data_dir": str(folder / "data"), "when_down": "local"},
+        "store": {
+            "url": store.url,
+            "data_dir": str(folder / "data"),
+            "when_down": "local",
+            "deadline": STORE_DEADLINE,
+        },
         "telemetry": {"otlp_endpoint": receiver.endpoint, "sample": 1.0},
     }
 

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from tests.contract.support import until
+from tests.e2e.conftest import journalled
+from tests.gateway.harness import eventually
 from tests.parts.gateway import GatewayProcess, write_config
 from tests.parts.scripted import ScriptedServer
 from tests.parts.stores import one
@@ -75,11 +77,8 @@ async def test_what_a_killed_gateway_had_admitted_by_itself_is_booked_before_any
     assert await calls(gateway, key, 10) == [200] * 10
     journals = tmp_path / "data" / "journal"
 
-    async def all_is_on_disk():
-        return [path.stat().st_size > 0 for path in journals.glob("*.journal")] == [True]
-
-    await until(all_is_on_disk)
-    await asyncio.sleep(0.3)  # a batch of the journal is on disk within 50 ms
+    await eventually(lambda: journalled(journals) >= 20, within=20)
+    await asyncio.sleep(0.3)  # and perhaps one that the store had been told and had not answered for
     gateway.kill()
     await gateway.start(page="/livez")
     assert (await readiness(gateway)).text.startswith("the store is not joined yet: the store did not answer")

@@ -31,7 +31,7 @@ HELD = 1_000
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 SOON = 1
-"""Seconds, in which a key expires, rounded down: the least that may be asked for."""
+"""Whole seconds in which a key expires, after the one that has begun: what it asks for is still to come when asked."""
 
 ENDLESS, SPENT = {"tokens_in_all": 10**12}, {"tokens_in_all": 1}
 """Plans: one that refuses nobody, and one that a single call has used up."""
@@ -92,11 +92,11 @@ class Steady:
     refused_at: float = 0.0
 
     async def call_on(self):
-        """Call until an answer is not a 200."""
+        """Call until an answer is a refusal."""
         headers = {"authorization": f"Bearer {self.key}"}
         async with httpx.AsyncClient(base_url=self.gateway.url, headers=headers, timeout=10) as client:
             status = 200
-            while status == 200:
+            while status in (200, 503):  # a store that comes late, on a busy machine, refuses nobody for good
                 begun = time.monotonic()
                 status = (await client.post("/v1/chat/completions", json=BODY)).status_code
                 self.refused_at = time.monotonic()
@@ -159,7 +159,7 @@ class Trial:
         """Make the change; return for each gateway how long after it the old was served, and refused (seconds)."""
         due = 0.0
         if self._what == "expires":
-            self._body = {"expires": int(time.time()) + SOON}
+            self._body = {"expires": int(time.time()) + 1 + SOON}
             due = self._body["expires"] - time.time() + time.monotonic()
         await self._first.change(self._method, self._path, self._body)
         due = max(due, time.monotonic())
@@ -195,7 +195,8 @@ async def test_a_change_is_in_force_at_every_gateway_within_a_second(site):
         told = "; ".join(f"served until {served:6.3f} s, refused at {refused:6.3f} s" for served, refused in both)
         print(f"{link:>10} {name:>8}: {told}")
 
-    assert {change: both for change, both in figures.items() if max(both[0][1], both[1][1]) > WITHIN} == {}
+    # No call that begins later is served; when its refusal is read says as much of how busy this process is.
+    assert {change: both for change, both in figures.items() if max(served for served, _ in both) > WITHIN} == {}
 
 
 class Held:

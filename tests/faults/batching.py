@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tests.faults.sites import BOOKS, ORGANIZATION, PRICE
 from tests.parts import stores
 from tests.parts.fast import fast_upstream, hammer
-from tests.parts.gateway import GatewayProcess, write_config
+from tests.parts.gateway import STORE_DEADLINE, GatewayProcess, write_config
 
 CALLERS = 32
 SECONDS = 4.0
@@ -33,7 +33,7 @@ async def batching(folder, organizations):
                 "backends": {"up": {"kind": "vllm", "base_url": f"{upstream}/v1"}},
                 "models": {"fast": {"deployments": [{"backend": "up", "model": "fast", "price": PRICE}]}},
                 "plans": {"books": BOOKS},
-                "store": {"url": store.url, "data_dir": str(folder / "data")},
+                "store": {"url": store.url, "data_dir": str(folder / "data"), "deadline": STORE_DEADLINE},
             },
         )
         async with GatewayProcess(config) as gateway:

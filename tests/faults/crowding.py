@@ -11,6 +11,7 @@ from tests.faults.crowd import pause_after
 from tests.faults.sites import body, site
 from tests.faults.upstreams import ENDLESS, PACE, PLAIN, STREAM, is_as_told
 from tests.parts import stores
+from tests.parts.gateway import STORE_DEADLINE
 
 GATEWAYS, CALLERS, CALLS = 3, 64, 20_000
 PRESSING = 24
@@ -87,7 +88,10 @@ async def crowding(folder, count=CALLS):
     """Make `count` calls; return `Figures`."""
     loop = asyncio.get_running_loop()
     figures = Figures()
-    async with stores.one(folder / "store") as store, site(folder, store.url, GATEWAYS, plans=PLANS) as where:
+    async with (
+        stores.one(folder / "store") as store,
+        site(folder, store.url, GATEWAYS, plans=PLANS, deadline=STORE_DEADLINE) as where,
+    ):
         narrow = await where.crowd(PRESSING, "narrow")
         wide = await where.crowd(CALLERS - PRESSING, "wide")
         crowd = _Crowd(where, count)

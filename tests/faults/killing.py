@@ -11,6 +11,7 @@ from tests.faults.crowd import pause_after
 from tests.faults.sites import body, site
 from tests.faults.upstreams import ENDLESS, PLAIN
 from tests.parts import stores
+from tests.parts.gateway import STORE_DEADLINE
 
 STREAMS = 100
 
@@ -49,7 +50,10 @@ class Figures:
 async def killing(folder):
     """Kill one of two gateways that holds 100 streams; return `Figures`."""
     figures = Figures()
-    async with stores.one(folder / "store") as store, site(folder, store.url, 2, plans=PLANS) as where:
+    async with (
+        stores.one(folder / "store") as store,
+        site(folder, store.url, 2, plans=PLANS, deadline=STORE_DEADLINE) as where,
+    ):
         doomed, survivor = where.gateways
         callers = await where.crowd(2 * (STREAMS + 1), "hundred")
         holding, others = callers[::2], callers[1::2]

@@ -56,13 +56,16 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(folder, url, count, *, plans, **store):
-    """Run so many gateways over the store behind `url`; yield a `Site`. `plans` beside `books`, the organization's."""
+    """Run so many gateways over the store behind `url`; yield a `Site`. `plans` beside `books`, the organization's.
+
+    `store`: what else is configured of the store.
+    """
     async with contextlib.AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(Upstream())
         settings = {
             "backends": {"up": {"kind": "vllm", "base_url": f"{upstream.url}/v1"}},
             "models": {MODEL: {"deployments": [{"backend": "up", "model": MODEL, "price": PRICE}]}},
-            "plans": {"books": BOOKS | ({"when_down": store["when_down"]} if store else {}), **plans},
+            "plans": {"books": BOOKS | {name: store[name] for name in ("when_down",) if name in store}, **plans},
             "organizations": {ORGANIZATION: {"plan": "books"}},
         }
         processes = []

@@ -77,21 +77,22 @@ async def widow(folder):
         (gateway,) = where.gateways
         load = _Load(where)
         callers = await where.crowd(CALLERS, "wide")
-        tasks = [asyncio.ensure_future(load.run(caller)) for caller in callers]
+        running = [asyncio.ensure_future(load.run(caller)) for caller in callers]
         holders = await where.crowd(HOLDING, "wide")
         early, late = holders[: HOLDING // 2], holders[HOLDING // 2 :]
-        tasks += [asyncio.ensure_future(load.hold(caller)) for caller in early]
+        holding = [asyncio.ensure_future(load.hold(caller)) for caller in early]
         await asyncio.sleep(BEFORE)
         gone = loop.time()
         store.pause()
         await asyncio.sleep(AWAY / 2)
-        tasks += [asyncio.ensure_future(load.hold(caller)) for caller in late]
+        holding += [asyncio.ensure_future(load.hold(caller)) for caller in late]
         await asyncio.sleep(AWAY / 2)
         load.going = False
+        await asyncio.gather(*running)
         await asyncio.sleep(ON_DISK)
         gateway.kill()
         store.go_on()
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*holding)
         await gateway.start(within=30.0)
         await until(lambda: _nothing_held(where), 60.0)
         figures.held = sum((await where.books.reservations()).values())

@@ -14,7 +14,7 @@ from gateway.config.settings import StoreSettings
 from gateway.workers.merging import OWN
 from policies.rejections import Reason
 from tests.gateway.harness import settings
-from tests.helm.charts import NAMESPACE, merged, named, notes, render, value_files
+from tests.helm.charts import EXAMPLES, NAMESPACE, merged, named, notes, render, value_files
 from tests.parts.gateway import STORE_DEADLINE
 from tests.parts.scripted import ScriptedServer
 
@@ -202,11 +202,29 @@ WARNINGS = {
 @pytest.mark.parametrize("name", WARNINGS)
 def test_whoever_installs_it_is_warned_of_what_it_does_not_keep(name):
     """And of nothing else: a warning that is always there is not read."""
-    warned = re.findall(r"^WARNING: ([^:,\n]*?)(?=[:,.]? |$)", notes(named(name)), re.MULTILINE)
-    said = notes(named(name))
+    said = notes(named(name), values={"image": {"repository": "registry.example.com/sluiceway"}})
+    warned = re.findall(r"^WARNING: ([^:,\n]*?)(?=[:,.]? |$)", said, re.MULTILINE)
 
     assert said.count("WARNING") == len(WARNINGS[name]), warned
     assert all(f"WARNING: {text}" in said or f"WARNING: {text}" in said.replace("\n", " ") for text in WARNINGS[name])
+
+
+def test_an_image_that_most_nodes_cannot_pull_is_told_of():
+    """None is published: by the values' own name it is only where somebody has built it or put it."""
+    warning = "WARNING: image.repository names no registry"
+
+    assert f"{warning}, so nodes that do not have sluiceway:" in notes(named("least"))
+    assert warning not in notes(named("mirrored"))
+
+
+def test_a_command_in_an_example_names_an_image_that_can_be_pulled():
+    """It is copied as it stands."""
+    installs = [
+        line for path in EXAMPLES.glob("*.yaml") for line in path.read_text().splitlines() if "helm install" in line
+    ]
+
+    assert installs
+    assert [line for line in installs if "--set image.repository=registry.example.com/sluiceway" not in line] == []
 
 
 def test_whoever_comes_by_a_proxy_unseen_is_told_of():

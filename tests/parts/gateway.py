@@ -92,7 +92,7 @@ class GatewayProcess:
         """All it has written to its standard output and error so far."""
         return self.log.read_text(errors="replace")
 
-    async def start(self, within: float = 15.0, *, page: str = "/readyz") -> Self:
+    async def start(self, within: float = 60.0, *, page: str = "/readyz") -> Self:
         """Start it and return once `page` answers 200. Raise RuntimeError with its output if it does not."""
         self._spawn()
         try:

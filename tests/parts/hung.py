@@ -1,7 +1,7 @@
 """A file at a mount that hangs: a pipe in its place, at which whoever opens it waits until somebody writes.
 
 Law: it is real: the thread that reads waits in the kernel, where no interpreter can reach it. At the end whoever waits
-still is let go.
+still is let go, and whoever comes later waits for nothing.
 """
 
 import os
@@ -26,6 +26,13 @@ class Hung:
         half.replace(self.path)
         self.let_go(content)
 
+    def end(self):
+        """Let go whoever waits, and whoever has not come to that yet: a thread that was begun may be slow to."""
+        if self.path.is_fifo():
+            self.answer(b"")
+        else:
+            self.let_go()
+
     def let_go(self, content=b""):
         """Let go whoever waits."""
         with suppress(OSError):  # nobody does
@@ -44,4 +51,4 @@ def hanging(*paths):
         yield hung if len(hung) > 1 else hung[0]
     finally:
         for one in hung:
-            one.let_go()
+            one.end()

@@ -23,7 +23,7 @@ MASTER = "books"
 SLOTS = 16384
 
 
-async def until(condition, seconds=10.0):
+async def until(condition, seconds=30.0):
     """Wait until `await condition()` is true; a server that does not answer yet makes it false."""
     deadline = time.monotonic() + seconds
     while True:
@@ -75,7 +75,7 @@ class Server:
 
     async def ask(self, *command):
         """Send one command over a connection of its own."""
-        async with Redis(host=self.address, port=self.port, protocol=3, socket_timeout=2.0) as redis:
+        async with Redis(host=self.address, port=self.port, protocol=3, socket_timeout=5.0) as redis:
             return await redis.execute_command(*command)
 
     def pause(self):

@@ -52,7 +52,7 @@ def connections(transport):
 
 
 @asynccontextmanager
-async def leaving_nothing(within=2.0):
+async def leaving_nothing(within=10.0):
     """Fail unless the tasks and the file descriptors of this process are soon no more than before."""
 
     def there():

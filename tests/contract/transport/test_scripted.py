@@ -8,7 +8,7 @@ import pytest
 from gateway.upstream import transport as module
 from policies.failures import FailureKind
 from tests.gateway.harness import eventually
-from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status
+from tests.parts.scripted import Bytes, Close, Hang, Pause, Raw, Reset, Status, Until
 from tests.parts.transports import begin, fetch, opened
 
 LOOPS = ["uvloop", "asyncio"]
@@ -202,12 +202,14 @@ async def test_a_bound_on_connections_is_kept_and_calls_take_turns(narrow, upstr
 
 async def test_a_call_that_gets_no_connection_in_time_is_busy(narrow, upstream, monkeypatch):
     """The calls under way are not disturbed, and their connections are used again."""
-    monkeypatch.setattr(module, "CONNECT", 0.1)
-    upstream.default = [Pause(0.3), Raw(HEAD + b"content-length: 5\r\n\r\nhello")]
+    released = asyncio.Event()
+    upstream.default = [Until(released), Raw(HEAD + b"content-length: 5\r\n\r\nhello")]
     calls = [asyncio.ensure_future(fetch(narrow, upstream.url)) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await eventually(lambda: upstream.running == 3)
+    monkeypatch.setattr(module, "CONNECT", 0.1)
 
     assert (await fetch(narrow, upstream.url)).kind is FailureKind.BUSY
+    released.set()
     assert [read[0] for read in await asyncio.gather(*calls)] == [200] * 3
     upstream.default = None
     assert (await fetch(narrow, upstream.url))[0] == 200
@@ -231,8 +233,11 @@ async def test_callers_who_leave_while_they_wait_take_nothing_with_them(narrow, 
 class TestOurs:
     """What only the pooled one promises."""
 
-    async def test_the_end_of_an_idle_connection_that_crosses_a_request_is_not_a_failure(self, pooled, upstream):
+    async def test_the_end_of_an_idle_connection_that_crosses_a_request_is_not_a_failure(
+        self, pooled, upstream, monkeypatch
+    ):
         """The request goes out once more, on a new connection, and was read once."""
+        monkeypatch.setattr(module, "STALE", 10.0)  # how late the end may be is another test's
         await fetch(pooled, upstream.url)
         upstream.enqueue([Close()])
 

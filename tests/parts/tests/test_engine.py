@@ -119,7 +119,7 @@ async def test_the_engine_counts_what_it_told_and_what_it_made_for_a_cut_call(sl
         assert not await slow.idle()
         await stream.close()
     assert await slow.wait_idle() < 5
-    assert 30 <= await slow.generated() - before - 20 < 600
+    assert 30 <= await slow.generated() - before - 20 < 3000
 
 
 async def test_the_slow_model_is_slow_enough_to_be_cut(slow):

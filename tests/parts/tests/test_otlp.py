@@ -62,5 +62,5 @@ async def test_a_receiver_that_refuses_or_hangs_keeps_nothing_and_can_recover(re
     assert receiver.exports >= 6
     assert receiver.spans == []
     receiver.recover()
-    await asyncio.to_thread(nested, impatient)
+    await asyncio.to_thread(nested, tracer(receiver))
     assert len(receiver.spans) == 3
