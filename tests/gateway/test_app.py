@@ -135,7 +135,14 @@ async def test_an_admin_sees_what_calls_found_wrong_with_a_backend_whose_probes_
 
 async def test_an_admin_is_warned_of_a_model_by_the_catalog_of_now(gateway):
     """One that has come meanwhile is known."""
-    body = {"organization": "acme", "team": "t", "name": "n", "models": ["m2"], "backends": ["b", "c"]}
+    body = {
+        "organization": "acme",
+        "team": "t",
+        "name": "n",
+        "plan": "standard",
+        "models": ["m2"],
+        "backends": ["b", "c"],
+    }
     headers, told = {"authorization": "Bearer admin"}, []
     for _ in range(2):
         told.append((await gateway.client.post("/admin/v1/keys", json=body, headers=headers)).json()["warnings"])
