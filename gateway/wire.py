@@ -34,13 +34,14 @@ UNREAD_BYTES = 1024 * 1024
 
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: longer than callers' pools keep theirs (a minute is common), so that it is the
-caller who closes and no request meets a connection that is being closed here. nginx's default."""
+caller who closes, and no request meets one that is being closed here. nginx's default."""
 
 LINGER = 2.0
 """Seconds that a refused caller gets to read the refusal: closing over unread input would destroy it on the way."""
 
-LAST_CALL = 0.5
-"""Seconds idle after which a stop closes a connection: who was not told of its end may be sending the next request."""
+LAST_CALL, SPARED = 0.5, 5
+"""Seconds idle after which a stop closes a connection: who was not told of its end may be sending the next request. So
+many times that more while other calls are open: it costs nothing then, and who balances by calls sends the next one."""
 
 FIRST_WORD = 2.0
 """Seconds that a stop leaves to those who have connected, or begun a request, to say all of it."""
@@ -76,6 +77,7 @@ class Wire(HttpToolsProtocol):
         self._silent = 0  # bytes of a chunked body since its last content: trailers or chunk extensions
         self._head_timed = False
         self._over = False  # nothing is parsed any more
+        self._spared = 0
 
     # asyncio ---------------------------------------------------------------------------------------------------------
 
@@ -139,6 +141,9 @@ class Wire(HttpToolsProtocol):
             self._refuse(408, "request_timeout", "the request's head was not complete in time")
         elif unheard(self.transport):
             self._time(AGAIN)
+        elif self._house.parting and self._spared < SPARED and self.server_state.tasks:
+            self._spared += 1
+            self._time(LAST_CALL)
         else:
             self._close()
 
@@ -376,15 +381,9 @@ class Wire(HttpToolsProtocol):
         self._time(LINGER)
 
     def _answer(self, status: int, kind: str, code: str, message: str, more: Headers) -> None:
-        error = {"message": message, "type": kind, "param": None, "code": code}
-        body = msgspec.json.encode({"error": error})
-        headers = [
-            *self.server_state.default_headers,
-            *more,
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
+        body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
+        headers = [*self.server_state.default_headers, *more, (b"content-type", b"application/json")]
+        headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(b"%s%s\r\n%s" % (STATUS_LINE[status], lines, body))
         if self.transport.can_write_eof():  # not over TLS, where the length alone must do

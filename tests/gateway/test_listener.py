@@ -333,6 +333,34 @@ def test_a_stop_reads_what_has_come_before_it_closes(play, monkeypatch):
     play(scene, grace=20)
 
 
+def test_a_stop_spares_who_is_idle_while_others_are_served(play, monkeypatch):
+    """Whoever balances by calls may just be sending the next one here; not for ever, and no longer than them."""
+    monkeypatch.setattr(wire, "LAST_CALL", 0.2)
+
+    async def scene(it, caller):
+        await caller.send(b"GET /held HTTP/1.1\r\n\r\n")
+        assert await eventually(lambda: it.app.seen)
+        with (
+            socket.create_connection(("127.0.0.1", it.port)) as used,
+            socket.create_connection(("127.0.0.1", it.port)) as idle,
+        ):
+            for one in (used, idle):
+                one.sendall(GET)
+                assert b"200 OK" in await asyncio.to_thread(one.recv, 65536)
+            stopping = asyncio.ensure_future(it.server.shutdown([it.bound]))
+            await asyncio.sleep(0.6)  # three times as long as who is spared nothing
+            used.sendall(GET)
+            assert b"\r\nconnection: close\r\n" in await asyncio.to_thread(used.recv, 65536)
+            assert await asyncio.to_thread(idle.recv, 65536) == b""
+            assert not stopping.done()
+        assert len(it.app.seen) == 4
+        it.app.gate.set()
+        assert (await caller.answer())[0] == 200
+        await stopping
+
+    play(scene, grace=20)
+
+
 @pytest.mark.parametrize("stop", ["part", "shutdown"])
 def test_a_connection_is_not_closed_behind_an_answer_whose_head_did_not_say_so(play, terms, monkeypatch, stop):
     """Its caller may send the next request in the same moment; that one's answer says so."""
