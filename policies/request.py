@@ -121,13 +121,14 @@ def _facts(api: API, members: dict[str, Raw], size: int) -> InferenceRequest:
     if "stream_options" in members and len(memoryview(members["stream_options"])) > MOST_OPTIONS:
         raise _BadMemberError("stream_options", f"'stream_options' has more than {MOST_OPTIONS} bytes.")
     options = _member(members, "stream_options", _stream_options, "an object whose include_usage is true or false")
+    stream = _member(members, "stream", _flag, "true or false") if shape.streams else False
     media, inlined = _media(shape, members)
     prompt = [len(memoryview(members[name])) for name in shape.prompts if name in members]
     limits = [_number(members, name, 0, MOST_TOKENS) for name in shape.bounds if name in members]
     return InferenceRequest(
         api=api,
         model=model,
-        stream=shape.streams and bool(_member(members, "stream", _flag, "true or false")),
+        stream=bool(stream),
         wants_usage=bool(options and options.include_usage),
         max_tokens=max([limit for limit in limits if limit is not None], default=None),
         choices=_choices(shape, members),

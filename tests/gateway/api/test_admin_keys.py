@@ -318,7 +318,7 @@ async def test_a_wrong_field_is_named_with_its_rule(admin, field, value):
 )
 async def test_a_body_that_is_no_new_key_is_a_400(admin, body, told):
     answer = await admin.post("/keys", content=body, headers={"content-type": "application/json"})
-    assert told in error(answer, 400)["message"]
+    assert told.lower() in error(answer, 400)["message"].lower()  # msgspec has written words in two ways
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=z", "application/x-msgpack", "garbage"])
