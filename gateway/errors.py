@@ -14,6 +14,12 @@ from policies.rejections import Reason, Rejection
 
 Headers = list[tuple[bytes, bytes]]
 
+CONFIG_HEADER = b"x-sluiceway-config"
+"""By it every answer of a gateway tells its configuration, and a gateway is known from an engine."""
+
+CONFIG = CONFIG_HEADER.decode()
+"""The same as text."""
+
 STOPPING = Rejection(Reason.OVERLOADED, "The gateway is stopping; send the call again.", retry_after_us=1_000_000)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gateway import clock
-from gateway.errors import Headers, error_body, error_event, error_headers, id_headers
+from gateway.errors import CONFIG_HEADER, Headers, error_body, error_event, error_headers, id_headers
 from policies import error_shapes
 from policies.domain import API
 from policies.rejections import Rejection
@@ -165,7 +165,7 @@ class Reply:
         headers: Headers = [
             (b"content-type", content_type.encode("latin-1")),
             *id_headers(self.request_id, self.api),
-            (b"x-sluiceway-config", self.config),
+            (CONFIG_HEADER, self.config),
             *more,
         ]
         if length is not None:

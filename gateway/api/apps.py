@@ -19,14 +19,13 @@ from msgspec.structs import asdict
 from gateway.api.admin import CREDENTIALS, ERROR_ANSWERS, BodySchemas, Parts, admin_router, no_page, page_router
 from gateway.api.guards import all_guarded
 from gateway.api.inference import inference_router
-from gateway.errors import new_request_id
+from gateway.errors import CONFIG, CONFIG_HEADER, new_request_id
 from gateway.services import Services
 from policies import error_shapes
 from policies.apis import APIS, spoken
 
-CONFIG = "x-sluiceway-config"
 CONFIG_IS = "The configuration that the answer was made by: 12 digits of the file's SHA-256."
-"""The header of every answer, and what the API's page says of it."""
+"""What the API's page says of that header, which is on every answer."""
 
 PAGE = JsonRenderPlugin(media_type=MediaType.JSON)
 """How a page is told. Those for people that come with Litestar run scripts from others' servers, in an admin's browser,
@@ -67,9 +66,8 @@ def guarded_app(
 
     async def stamp(message: Message, _: Scope) -> None:
         """Tell which configuration is in force; a call's own answer tells which one it was planned with."""
-        name = CONFIG.encode()
-        if message["type"] == "http.response.start" and all(told != name for told, _ in message["headers"]):
-            message["headers"] = [*message["headers"], (name, services.config)]
+        if message["type"] == "http.response.start" and all(told != CONFIG_HEADER for told, _ in message["headers"]):
+            message["headers"] = [*message["headers"], (CONFIG_HEADER, services.config)]
 
     app = Litestar(
         [*routes],

@@ -14,6 +14,7 @@ import click
 import httpx
 import msgspec
 
+from gateway.errors import CONFIG
 from gateway.http import trusting
 
 DEFAULT_URL = "http://127.0.0.1:8600"
@@ -31,9 +32,6 @@ ANY_VERSION = {"if-match": "*"}
 
 Document = dict[str, Any]
 """A record as the API tells it."""
-
-OURS = "x-sluiceway-config"
-"""A header of every answer of a gateway's admin API, and of nobody else's."""
 
 NOT_HERE = "is nothing this gateway does"
 """What a gateway says of a path that it does not have at this address."""
@@ -188,8 +186,8 @@ class AdminApi:
             error = msgspec.json.decode(response.content, type=_ErrorAnswer).error
         except msgspec.DecodeError:
             return self._stranger(f"{response.status_code} without an error of ours")
-        if OURS not in response.headers:
-            return self._stranger(f"{response.status_code} ({error.message.rstrip('.')}) without our {OURS}")
+        if CONFIG not in response.headers:
+            return self._stranger(f"{response.status_code} ({error.message.rstrip('.')}) without our {CONFIG}")
         message = _in_options(error)
         if response.status_code == 404 and NOT_HERE in message:
             return click.ClickException(

@@ -9,12 +9,11 @@ import httpx
 from msgspec import Struct
 
 from gateway.config.settings import Backend
+from gateway.errors import CONFIG
 from gateway.http import cold_client
 from gateway.upstream.asking import ask, asked
 from gateway.upstream.fleet import Home
 from policies.probing import read_models
-
-OURS = "x-sluiceway-config"
 
 GATEWAY = "this is a Sluiceway gateway, not a backend"
 """What is told of a place whose answers carry that header: a call there could come back for ever."""
@@ -56,7 +55,7 @@ async def models_of(home: Home) -> list[Listed] | str:
         return f"GET /models was not answered within {PATIENCE:g} s"
     except httpx.HTTPError as error:
         return f"{type(error).__name__}: {error}"
-    if OURS in answer.headers:
+    if CONFIG in answer.headers:
         return GATEWAY
     if answer.status != 200:
         return f"GET /models answered {answer.status}"
@@ -77,7 +76,7 @@ async def engine_at(port: int) -> Backend | None:
     try:
         async with cold_client() as client:
             first = await asked(client, f"{root}/v1/models", _PLAIN, WITHIN)
-            if OURS in first.headers or first.status in {404, 405}:
+            if CONFIG in first.headers or first.status in {404, 405}:
                 return None
             for path, member, kind in _TELLS:
                 answer = await asked(client, root + path, _PLAIN, WITHIN)

@@ -15,9 +15,10 @@ import httpx
 import structlog
 
 from gateway import clock
+from gateway.errors import CONFIG
 from gateway.upstream.asking import Answered, ask
 from gateway.upstream.fleet import Fleet, Home
-from gateway.upstream.listing import GATEWAY, OURS
+from gateway.upstream.listing import GATEWAY
 from policies.probing import (
     Finding,
     Load,
@@ -59,7 +60,7 @@ async def probe(home: Home, *, thorough: bool) -> Finding:
     answer = await _asked(home, listing if dialect.health is None else home.root + dialect.health)
     if isinstance(answer, Trouble):
         return Finding(answer)
-    if OURS in answer.headers:
+    if CONFIG in answer.headers:
         return Finding(Trouble(GATEWAY, certain=True, barred=True))
     trouble = refused(answer.status, answer.body)
     if trouble is not None:

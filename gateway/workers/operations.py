@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from gateway.api.admin_requests import MAX_BODY
-from gateway.errors import Headers, error_body, error_headers, new_request_id
+from gateway.errors import CONFIG_HEADER, Headers, error_body, error_headers, new_request_id
 from gateway.http import Answer, Coming, Late, Undelivered, Unreached, pass_on, passing
 from gateway.workers.merging import merged, readiness
 from policies.rejections import Reason, Rejection
@@ -196,7 +196,7 @@ class Operations:
         await _send(send, status, [(b"content-type", kind), self._stamp(), *(headers or ())], text.encode())
 
     def _stamp(self) -> tuple[bytes, bytes]:
-        return b"x-sluiceway-config", self._workers.digest.encode()
+        return CONFIG_HEADER, self._workers.digest.encode()
 
 
 _OWN = {"/livez": Operations.livez, "/readyz": Operations.readyz, "/metrics": Operations.metrics}

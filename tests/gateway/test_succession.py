@@ -45,8 +45,11 @@ async def gateway(tmp_path, first, second, max_wait):
         yield harness
 
 
-async def after_a(gateway, covers=None, meanwhile=lambda: None, failure=RESET):
-    """Return the succession of a call that failed on `a`, and whoever follows; `meanwhile` comes after its ranking."""
+async def after_a(gateway, covers=None, meanwhile=lambda: None, failure=RESET, times=1):
+    """Return the succession of a call that failed on `a` so many times, and whoever follows.
+
+    `meanwhile` comes after its ranking.
+    """
     services, who = gateway.services, await gateway.who()
     planned = plan(services, who, "chat", BODY, {}, 0.0)
     now = clock.monotonic()
@@ -54,7 +57,7 @@ async def after_a(gateway, covers=None, meanwhile=lambda: None, failure=RESET):
     meanwhile()
     succession = Succession(services, planned, covers or Covers())
     budget = services.budget("m", now)
-    return succession, await succession.after(route, [(route.order[0], failure)], now + 60.0, budget)
+    return succession, await succession.after(route, [(route.order[0], failure)] * times, now + 60.0, budget)
 
 
 def live(gateway, name):
@@ -105,15 +108,11 @@ async def test_a_limit_of_its_own_that_is_used_up_gives_the_place_back(gateway):
 
 async def test_a_retry_that_is_not_made_is_left_to_others(gateway):
     """However many were asked whether they can be had."""
-    services, who, now = gateway.services, await gateway.who(), clock.monotonic()
-    planned = plan(services, who, "chat", BODY, {}, 0.0)
-    route = ranked(services, planned, now)
-    budget = services.budget("m", now)
-    succession = Succession(services, planned, Covers("budget"))
-    tried = [(route.order[0], RESET), (route.order[0], RESET)]
+    budget = gateway.services.budget("m", clock.monotonic())
     left = budget._left
+    succession, following = await after_a(gateway, Covers("budget"), times=2)
 
-    assert await succession.after(route, tried, now + 60.0, budget) is None
+    assert following is None
     assert budget._left >= left
     assert [one.dropped for one in succession.skipped.values()] == ["budget"]
 

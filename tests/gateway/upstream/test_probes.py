@@ -7,9 +7,10 @@ import pytest
 import structlog
 
 from gateway.config.settings import PROBE_EVERY, PROBE_HOSTED_EVERY, Backend
+from gateway.errors import CONFIG
 from gateway.upstream import probes as module
 from gateway.upstream.fleet import Fleet
-from gateway.upstream.listing import GATEWAY, OURS
+from gateway.upstream.listing import GATEWAY
 from gateway.upstream.probes import Probes, probe
 from policies.domain import Deployment
 from policies.failures import Failure, FailureKind
@@ -288,7 +289,7 @@ async def test_no_call_goes_to_a_gateway_not_even_as_the_last_resort(fleet, kind
     probes = Probes(fleet, lambda: None)
     one = Deployment("gpu", kind, "m", None, frozenset(), None)
     async with Engine(ENGINES[kind]) as engine:
-        engine.header = f"{OURS}: abc\r\n"
+        engine.header = f"{CONFIG}: abc\r\n"
         home = home_of(fleet, engine, kind, probe_every=0.01)
         probes.follow()
         await eventually(lambda: home.condition.down)
